@@ -1,0 +1,1 @@
+//! Serves a union over the FUSE protocol.

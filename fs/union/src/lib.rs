@@ -1,0 +1,1 @@
+//! The union file system as an ordinary library.

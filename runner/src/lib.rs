@@ -1,0 +1,1 @@
+//! Runs processes in namespaces: plan, spawn, monitor.

@@ -1,0 +1,1 @@
+//! Images: registry, archives, import, export, commit, history.

@@ -1,0 +1,3 @@
+//! The `rrun` command line: arguments, request, call, report.
+
+fn main() {}
