@@ -1,0 +1,726 @@
+//! What was typed, resolved: paths made absolute, files read, values parsed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::args::{self, CreateArgs, ExecArgs};
+use crate::environment::Environment;
+use crate::failure::{ExitCode, Failure};
+use crate::human;
+
+/// What a container stands on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Root {
+    /// An image, by name or id as typed.
+    Image(String),
+    /// A directory of the host.
+    Directory(PathBuf),
+}
+
+/// When to fetch the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PullWhen {
+    Always,
+    Missing,
+    Never,
+}
+
+/// The network of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    /// A network namespace with nothing but loopback.
+    None,
+    /// As `None` until there is an uplink; kept apart so that containers made now get it then.
+    Private,
+    /// The host's own.
+    Host,
+}
+
+/// Something mounted into the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mount {
+    pub(crate) source: MountSource,
+    /// Absolute path inside.
+    pub(crate) target: String,
+    pub(crate) read_only: bool,
+    /// Options beyond `ro` and `rw`, such as `size=64m` or `rslave`.
+    pub(crate) options: Vec<String>,
+}
+
+/// Where the contents of a mount come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MountSource {
+    /// An absolute path of the host.
+    Bind { path: PathBuf, create: bool },
+    /// A named volume.
+    Volume(String),
+    /// A volume without a name, removed with its container.
+    Anonymous,
+    /// Memory.
+    Tmpfs,
+}
+
+/// A resource limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ulimit {
+    pub(crate) name: String,
+    pub(crate) soft: u64,
+    pub(crate) hard: u64,
+}
+
+/// What seccomp filter to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Seccomp {
+    Default,
+    Unconfined,
+}
+
+/// A container to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct CreateRequest {
+    pub(crate) root: Root,
+    pub(crate) command: Vec<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) hostname: Option<String>,
+    pub(crate) entrypoint: Option<Vec<String>>,
+    /// Set variables; of two with one name the later wins.
+    pub(crate) env: Vec<(String, String)>,
+    /// Variables named without a value that the caller does not have: removed from the image's.
+    pub(crate) env_unset: Vec<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) workdir: Option<String>,
+    pub(crate) user: Option<String>,
+    pub(crate) groups: Vec<String>,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) devices: Vec<String>,
+    pub(crate) network: Network,
+    pub(crate) host_pid: bool,
+    pub(crate) host_ipc: bool,
+    pub(crate) host_uts: bool,
+    pub(crate) hosts: Vec<(String, IpAddr)>,
+    pub(crate) dns: Vec<IpAddr>,
+    pub(crate) dns_search: Vec<String>,
+    pub(crate) dns_options: Vec<String>,
+    pub(crate) cap_add: Vec<String>,
+    pub(crate) cap_drop: Vec<String>,
+    pub(crate) privileged: bool,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: Seccomp,
+    pub(crate) read_only: bool,
+    pub(crate) tty: bool,
+    pub(crate) interactive: bool,
+    pub(crate) init: bool,
+    pub(crate) remove: bool,
+    pub(crate) ulimits: Vec<Ulimit>,
+    pub(crate) sysctls: BTreeMap<String, String>,
+    pub(crate) shm_size_bytes: Option<u64>,
+    pub(crate) stop_signal: Option<String>,
+    pub(crate) stop_timeout_s: Option<u32>,
+    pub(crate) cidfile: Option<PathBuf>,
+    pub(crate) pull: PullWhen,
+    pub(crate) platform: Option<String>,
+    pub(crate) dry_run: bool,
+}
+
+/// A command to be run in a running container.
+#[derive(Debug, Clone)]
+pub(crate) struct ExecRequest {
+    pub(crate) container: String,
+    pub(crate) command: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) user: Option<String>,
+    pub(crate) workdir: Option<String>,
+    pub(crate) tty: bool,
+    pub(crate) interactive: bool,
+    pub(crate) detach: bool,
+    pub(crate) privileged: bool,
+}
+
+/// Resolves `run` and `create`; `verb` is the one typed, for messages.
+pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest, Failure> {
+    let (root, command) = root_and_command(&mut typed, verb)?;
+    let mut env = Variables::default();
+    for file in &typed.env_file {
+        env.file(file)?;
+    }
+    for word in &typed.env {
+        env.word(word)?;
+    }
+    let mut labels = BTreeMap::new();
+    for file in &typed.label_file {
+        for line in lines_of(file)? {
+            add_pair(&mut labels, &line);
+        }
+    }
+    typed
+        .label
+        .iter()
+        .for_each(|word| add_pair(&mut labels, word));
+    let mut annotations = BTreeMap::new();
+    typed
+        .annotation
+        .iter()
+        .for_each(|word| add_pair(&mut annotations, word));
+    let mut sysctls = BTreeMap::new();
+    typed
+        .sysctl
+        .iter()
+        .for_each(|word| add_pair(&mut sysctls, word));
+    let security = Security::parse(&typed.security_opt)?;
+    if typed
+        .userns
+        .as_deref()
+        .is_some_and(|mode| mode != "private")
+    {
+        return Err(Failure::flags(
+            "invalid value for --userns: only the default, private, is available",
+        ));
+    }
+    let mounts = mounts(&typed)?;
+    let hosts = typed
+        .add_host
+        .iter()
+        .map(|word| host_line(word))
+        .collect::<Result<_, _>>()?;
+    let dns = typed
+        .dns
+        .iter()
+        .map(|word| address(word, "--dns"))
+        .collect::<Result<_, _>>()?;
+    let ulimits = typed
+        .ulimit
+        .iter()
+        .map(|word| ulimit(word))
+        .collect::<Result<_, _>>()?;
+    let shm_size_bytes = match &typed.shm_size {
+        Some(text) => Some(human::parse_bytes(text).ok_or_else(|| {
+            Failure::flags(format!("invalid argument {text:?} for \"--shm-size\""))
+        })?),
+        None => None,
+    };
+    Ok(CreateRequest {
+        root,
+        command,
+        name: typed.name,
+        hostname: typed.hostname,
+        entrypoint: typed.entrypoint.map(|word| {
+            if word.is_empty() {
+                Vec::new()
+            } else {
+                vec![word]
+            }
+        }),
+        env: env.set,
+        env_unset: env.unset,
+        labels,
+        annotations,
+        workdir: typed.workdir,
+        user: typed.user,
+        groups: typed.group_add,
+        mounts,
+        devices: typed.device,
+        network: network(typed.network.as_deref())?,
+        host_pid: host_or_private("--pid", typed.pid.as_deref())?,
+        host_ipc: host_or_private("--ipc", typed.ipc.as_deref())?,
+        host_uts: host_or_private("--uts", typed.uts.as_deref())?,
+        hosts,
+        dns,
+        dns_search: typed.dns_search,
+        dns_options: typed.dns_option,
+        cap_add: typed.cap_add,
+        cap_drop: typed.cap_drop,
+        privileged: typed.privileged,
+        no_new_privileges: security.no_new_privileges,
+        seccomp: security.seccomp,
+        read_only: typed.read_only,
+        tty: typed.tty,
+        interactive: typed.interactive,
+        init: typed.init,
+        remove: typed.remove,
+        ulimits,
+        sysctls,
+        shm_size_bytes,
+        stop_signal: typed.stop_signal,
+        stop_timeout_s: typed.stop_timeout,
+        cidfile: typed.cidfile,
+        pull: pull_when(&typed.pull)?,
+        platform: typed.platform,
+        dry_run: typed.dry_run,
+    })
+}
+
+fn root_and_command(typed: &mut CreateArgs, verb: &str) -> Result<(Root, Vec<String>), Failure> {
+    let mut words = std::mem::take(&mut typed.words);
+    if let Some(first) = words.first()
+        && first.starts_with('-')
+        && first.len() > 1
+    {
+        return Err(args::explain_leading_flag(first, &[verb]));
+    }
+    if let Some(dir) = &typed.rootfs {
+        let path = std::path::absolute(dir)?;
+        return match fs::metadata(&path) {
+            Ok(data) if data.is_dir() => Ok((Root::Directory(path), words)),
+            Ok(_) => Err(engine(format!(
+                "--rootfs {} is not a directory",
+                path.display()
+            ))),
+            Err(error) => Err(engine(format!(
+                "could not use --rootfs {}: {error}",
+                path.display()
+            ))),
+        };
+    }
+    if words.is_empty() || words[0].is_empty() {
+        return Err(Failure::general(format!(
+            "\"rrun {verb}\" requires at least 1 argument.\nSee 'rrun {verb} --help'.\n\n\
+             Usage:  rrun {verb} [OPTIONS] IMAGE [COMMAND] [ARG...]\n\n{}",
+            if verb == "run" {
+                "Create and run a new container from an image"
+            } else {
+                "Create a new container"
+            }
+        )));
+    }
+    let image = words.remove(0);
+    Ok((Root::Image(image), words))
+}
+
+/// Resolves `exec`.
+pub(crate) fn exec(typed: ExecArgs) -> Result<ExecRequest, Failure> {
+    let mut words = typed.words;
+    if let Some(first) = words.first()
+        && first.starts_with('-')
+        && first.len() > 1
+    {
+        return Err(args::explain_leading_flag(first, &["exec"]));
+    }
+    if words.len() < 2 {
+        return Err(Failure::general(
+            "\"rrun exec\" requires at least 2 arguments.\nSee 'rrun exec --help'.\n\n\
+             Usage:  rrun exec [OPTIONS] CONTAINER COMMAND [ARG...]\n\n\
+             Execute a command in a running container",
+        ));
+    }
+    let mut env = Variables::default();
+    for file in &typed.env_file {
+        env.file(file)?;
+    }
+    for word in &typed.env {
+        env.word(word)?;
+    }
+    let container = words.remove(0);
+    Ok(ExecRequest {
+        container,
+        command: words,
+        env: env.set,
+        user: typed.user,
+        workdir: typed.workdir,
+        tty: typed.tty,
+        interactive: typed.interactive,
+        detach: typed.detach,
+        privileged: typed.privileged,
+    })
+}
+
+fn engine(text: impl Into<String>) -> Failure {
+    Failure::new(ExitCode::ENGINE, text)
+}
+
+#[derive(Debug, Default)]
+struct Variables {
+    set: Vec<(String, String)>,
+    unset: Vec<String>,
+}
+
+impl Variables {
+    fn word(&mut self, word: &str) -> Result<(), Failure> {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (word, Environment::variable(word)),
+        };
+        if name.is_empty() {
+            return Err(Failure::flags(format!(
+                "invalid argument {word:?} for \"-e, --env\" flag: no variable name"
+            )));
+        }
+        match value {
+            Some(value) => self.set.push((name.to_owned(), value)),
+            None => self.unset.push(name.to_owned()),
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path) -> Result<(), Failure> {
+        for line in lines_of(path)? {
+            if line
+                .split('=')
+                .next()
+                .is_some_and(|name| name.trim_end().contains(char::is_whitespace))
+            {
+                return Err(engine(format!(
+                    "poorly formatted environment: variable {:?} contains whitespace",
+                    line.split('=').next().unwrap_or_default()
+                )));
+            }
+            self.word(&line)?;
+        }
+        Ok(())
+    }
+}
+
+/// The lines of a file that are neither empty nor comments.
+fn lines_of(path: &Path) -> Result<Vec<String>, Failure> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| engine(format!("could not open {}: {error}", path.display())))?;
+    Ok(text
+        .trim_start_matches('\u{feff}')
+        .lines()
+        .map(str::trim_start)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(ToOwned::to_owned)
+        .collect())
+}
+
+fn add_pair(map: &mut BTreeMap<String, String>, word: &str) {
+    let (key, value) = word.split_once('=').unwrap_or((word, ""));
+    map.insert(key.to_owned(), value.to_owned());
+}
+
+#[derive(Debug)]
+struct Security {
+    no_new_privileges: bool,
+    seccomp: Seccomp,
+}
+
+impl Security {
+    fn parse(words: &[String]) -> Result<Self, Failure> {
+        let mut security = Self {
+            no_new_privileges: false,
+            seccomp: Seccomp::Default,
+        };
+        for word in words {
+            let (key, value) = word.split_once(['=', ':']).unwrap_or((word, "true"));
+            match (key, value) {
+                ("no-new-privileges", "true") => security.no_new_privileges = true,
+                ("no-new-privileges", "false") => security.no_new_privileges = false,
+                ("seccomp", "unconfined") => security.seccomp = Seccomp::Unconfined,
+                ("seccomp", "builtin" | "default") => security.seccomp = Seccomp::Default,
+                // Hosts without the module behave as if the profile were unconfined.
+                ("label" | "apparmor" | "systempaths", _) => {}
+                _ => return Err(Failure::flags(format!("invalid --security-opt: {word:?}"))),
+            }
+        }
+        Ok(security)
+    }
+}
+
+fn pull_when(text: &str) -> Result<PullWhen, Failure> {
+    match text {
+        "always" => Ok(PullWhen::Always),
+        "missing" => Ok(PullWhen::Missing),
+        "never" => Ok(PullWhen::Never),
+        _ => Err(Failure::flags(format!(
+            "invalid pull option: '{text}': must be one of \"always\", \"missing\" or \"never\""
+        ))),
+    }
+}
+
+fn network(mode: Option<&str>) -> Result<Network, Failure> {
+    match mode {
+        None | Some("private" | "default" | "bridge") => Ok(Network::Private),
+        Some("none") => Ok(Network::None),
+        Some("host") => Ok(Network::Host),
+        Some(other) => Err(engine(format!("network {other} not found"))
+            .hint("available: none, host, private (the default: loopback only)")),
+    }
+}
+
+fn host_or_private(flag: &str, mode: Option<&str>) -> Result<bool, Failure> {
+    match mode {
+        None | Some("" | "private" | "shareable") => Ok(false),
+        Some("host") => Ok(true),
+        Some(other) => Err(
+            Failure::flags(format!("invalid value {other:?} for \"{flag}\""))
+                .hint("available: host, private"),
+        ),
+    }
+}
+
+fn address(text: &str, flag: &str) -> Result<IpAddr, Failure> {
+    text.parse().map_err(|_| {
+        Failure::flags(format!(
+            "invalid argument {text:?} for \"{flag}\": not an IP address"
+        ))
+    })
+}
+
+fn host_line(word: &str) -> Result<(String, IpAddr), Failure> {
+    let (host, ip) = word
+        .split_once(['=', ':'])
+        .ok_or_else(|| Failure::flags(format!("bad format for add-host: {word:?}")))?;
+    Ok((
+        host.to_owned(),
+        address(ip.trim_matches(['[', ']']), "--add-host")?,
+    ))
+}
+
+fn ulimit(word: &str) -> Result<Ulimit, Failure> {
+    let bad = || Failure::flags(format!("invalid argument {word:?} for \"--ulimit\""));
+    let (name, limits) = word.split_once('=').ok_or_else(bad)?;
+    let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
+    let number = |text: &str| match text {
+        "-1" | "unlimited" => Ok(u64::MAX),
+        _ => text.parse().map_err(|_| bad()),
+    };
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    if soft > hard {
+        return Err(bad().hint("the soft limit is above the hard one"));
+    }
+    Ok(Ulimit {
+        name: name.to_owned(),
+        soft,
+        hard,
+    })
+}
+
+fn mounts(typed: &CreateArgs) -> Result<Vec<Mount>, Failure> {
+    let mut mounts = Vec::new();
+    for word in &typed.volume {
+        mounts.push(volume(word)?);
+    }
+    for word in &typed.mount {
+        mounts.push(mount(word)?);
+    }
+    for word in &typed.tmpfs {
+        let (target, options) = word.split_once(':').unwrap_or((word, ""));
+        mounts.push(Mount {
+            source: MountSource::Tmpfs,
+            target: clean_target(target, word)?,
+            read_only: options.split(',').any(|option| option == "ro"),
+            options: option_list(options),
+        });
+    }
+    for (index, mount) in mounts.iter().enumerate() {
+        if mounts[..index]
+            .iter()
+            .any(|other| other.target == mount.target)
+        {
+            return Err(engine(format!("duplicate mount point: {}", mount.target)));
+        }
+    }
+    Ok(mounts)
+}
+
+fn option_list(options: &str) -> Vec<String> {
+    options
+        .split(',')
+        .filter(|option| !["", "ro", "rw"].contains(option))
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+/// An absolute path inside, without `.`, `..` and doubled slashes.
+fn clean_target(target: &str, word: &str) -> Result<String, Failure> {
+    if !target.starts_with('/') {
+        return Err(engine(format!(
+            "invalid volume specification: '{word}': mount path must be absolute"
+        )));
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in target.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            _ => parts.push(part),
+        }
+    }
+    if parts.is_empty() {
+        return Err(engine(format!(
+            "invalid volume specification: '{word}': destination can't be '/'"
+        )));
+    }
+    Ok(format!("/{}", parts.join("/")))
+}
+
+fn volume(word: &str) -> Result<Mount, Failure> {
+    let parts: Vec<&str> = word.split(':').collect();
+    let (source, target, options) = match parts.as_slice() {
+        [target] => ("", *target, ""),
+        [source, target] => (*source, *target, ""),
+        [source, target, options] => (*source, *target, *options),
+        _ => {
+            return Err(engine(format!("invalid volume specification: '{word}'")));
+        }
+    };
+    if parts.len() > 1 && source.is_empty() {
+        return Err(engine(format!("invalid volume specification: '{word}'")));
+    }
+    let source = match source {
+        "" => MountSource::Anonymous,
+        path if path.starts_with(['/', '.', '~']) => MountSource::Bind {
+            path: std::path::absolute(path)?,
+            create: true,
+        },
+        name => MountSource::Volume(volume_name(name)?),
+    };
+    Ok(Mount {
+        source,
+        target: clean_target(target, word)?,
+        read_only: options.split(',').any(|option| option == "ro"),
+        options: option_list(options),
+    })
+}
+
+/// A volume's name, which becomes a directory's.
+pub(crate) fn volume_name(name: &str) -> Result<String, Failure> {
+    let mut letters = name.chars();
+    let good = letters
+        .next()
+        .is_some_and(|first| first.is_ascii_alphanumeric())
+        && letters.all(|letter| letter.is_ascii_alphanumeric() || "_.-".contains(letter))
+        && name.len() > 1
+        && name.len() <= 255;
+    if good {
+        return Ok(name.to_owned());
+    }
+    Err(engine(format!(
+        "{name:?} includes invalid characters for a volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed"
+    ))
+    .hint("to pass a host directory, use an absolute path"))
+}
+
+fn mount(word: &str) -> Result<Mount, Failure> {
+    let bad =
+        |why: &str| Failure::flags(format!("invalid argument {word:?} for \"--mount\": {why}"));
+    let (mut kind, mut source, mut target) = ("volume", None, None);
+    let (mut read_only, mut options) = (false, Vec::new());
+    for field in word.split(',') {
+        let (key, value) = field.split_once('=').unwrap_or((field, ""));
+        match key {
+            "type" => kind = value,
+            "source" | "src" => source = Some(value),
+            "target" | "destination" | "dst" => target = Some(value),
+            "readonly" | "ro" => read_only = matches!(value, "" | "true" | "1"),
+            "tmpfs-size" => options.push(format!("size={value}")),
+            "tmpfs-mode" => options.push(format!("mode={value}")),
+            "bind-propagation" => options.push(value.to_owned()),
+            "volume-nocopy" => options.push("nocopy".to_owned()),
+            "consistency" => {}
+            _ => return Err(bad(&format!("unexpected key '{key}'"))),
+        }
+    }
+    let target = target.ok_or_else(|| bad("field target must not be empty"))?;
+    let source = match (kind, source) {
+        ("bind", Some(path)) => {
+            let path = std::path::absolute(path)?;
+            if fs::symlink_metadata(&path).is_err() {
+                return Err(engine(format!(
+                    "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                    path.display()
+                )));
+            }
+            MountSource::Bind {
+                path,
+                create: false,
+            }
+        }
+        ("bind", None) => return Err(bad("field source must not be empty")),
+        ("volume", Some(name)) => MountSource::Volume(volume_name(name)?),
+        ("volume", None) => MountSource::Anonymous,
+        ("tmpfs", None) => MountSource::Tmpfs,
+        ("tmpfs", Some(_)) => return Err(bad("a tmpfs has no source")),
+        (other, _) => return Err(bad(&format!("unknown mount type {other:?}"))),
+    };
+    Ok(Mount {
+        source,
+        target: clean_target(target, word)?,
+        read_only,
+        options,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn parse(words: &[&str]) -> Result<CreateRequest, Failure> {
+        let low = args::LowArgs::try_parse_from(words).unwrap();
+        let args::Call::Run(run) = low.command.unwrap().call() else {
+            panic!("not a run: {words:?}");
+        };
+        create(run.create, "run")
+    }
+
+    #[test]
+    fn options_end_at_the_image() {
+        let request = parse(&[
+            "rrun", "run", "--rm", "-it", "-h", "box", "img", "sh", "-c", "x", "--rm",
+        ])
+        .unwrap();
+        assert_eq!(request.root, Root::Image("img".into()));
+        assert_eq!(request.command, ["sh", "-c", "x", "--rm"]);
+        assert_eq!(request.hostname.as_deref(), Some("box"));
+        assert!(request.tty && request.interactive && request.remove);
+        let request = parse(&["rrun", "run", "--rootfs", "/", "sh", "-c", "ls"]).unwrap();
+        assert_eq!(request.root, Root::Directory("/".into()));
+        assert_eq!(request.command, ["sh", "-c", "ls"]);
+    }
+
+    #[test]
+    fn unknown_flags_are_named_with_the_form_that_was_meant() {
+        let cases = [
+            (
+                vec!["rrun", "run", "-rm", "img"],
+                "unknown shorthand flag: 'r' in -rm",
+                Some("did you mean --rm?"),
+            ),
+            (
+                vec!["rrun", "run", "--frob", "img"],
+                "unknown flag: --frob",
+                None,
+            ),
+            (
+                vec!["rrun", "run", "--nmae", "x", "img"],
+                "unknown flag: --nmae",
+                None,
+            ),
+            (
+                vec!["rrun", "run", "--names", "x", "img"],
+                "unknown flag: --names",
+                Some("did you mean --name?"),
+            ),
+        ];
+        for (words, text, hint) in cases {
+            let failure = parse(&words).unwrap_err();
+            assert_eq!(
+                failure.to_string(),
+                format!("{text}\nSee 'rrun run --help'."),
+                "input {words:?}"
+            );
+            assert_eq!(failure.hint_text(), hint, "input {words:?}");
+            assert_eq!(failure.exit_code(), ExitCode::FLAGS, "input {words:?}");
+        }
+    }
+
+    #[test]
+    fn volumes_and_mounts_are_told_apart() {
+        let bind = volume("/a:/b:ro,rslave").unwrap();
+        assert!(bind.read_only);
+        assert_eq!(bind.options, ["rslave"]);
+        assert_eq!(volume("vol1://www/html").unwrap().target, "/www/html");
+        assert_eq!(volume("/data").unwrap().source, MountSource::Anonymous);
+        for bad in ["a:b", ":/x", "/a:/", "a/b:/c", "x:/a:ro:y"] {
+            assert!(volume(bad).is_err(), "input {bad:?}");
+        }
+        let tmpfs = mount("type=tmpfs,dst=/t,tmpfs-size=1m").unwrap();
+        assert_eq!(tmpfs.options, ["size=1m"]);
+        assert!(mount("type=bind,dst=/t").is_err());
+    }
+}
