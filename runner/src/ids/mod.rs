@@ -24,13 +24,22 @@
 //! Known differences from the kernel: path permissions are checked with our capabilities rather
 //! than the caller's.
 
+mod caller;
 mod error;
+mod perform;
+mod request;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use libc::{CLONE_NEWNS, CLONE_NEWUSER};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::process::umask;
 
-use crate::seccomp::sys;
+use crate::seccomp;
+use crate::seccomp::sys::{self, Notification, Readiness};
+
+use caller::Caller;
 
 pub use error::IdsError;
 
@@ -88,6 +97,48 @@ pub fn enter_and_supervise(
     reason = "the listener must be closed when we return"
 )]
 pub fn supervise(listener: OwnedFd, procfs: OwnedFd) -> Result<(), IdsError> {
-    drop((listener, procfs));
-    Ok(())
+    // The caller's mask is applied by hand, ours must not add to it.
+    umask(Mode::empty());
+    let (listener, procfs) = (listener.as_fd(), procfs.as_fd());
+    loop {
+        match sys::wait(listener).map_err(|source| IdsError::at("wait for calls", source))? {
+            Readiness::Over => return Ok(()),
+            Readiness::Nothing => continue,
+            Readiness::Waiting => {}
+        }
+        let call = match sys::receive(listener) {
+            Ok(call) => call,
+            Err(error) if passes(&error) => continue,
+            Err(source) => return Err(IdsError::at("receive a call", source)),
+        };
+        let errno = serve(listener, procfs, &call)
+            .err()
+            .map_or(0, Errno::raw_os_error);
+        match sys::answer(listener, call.id, errno) {
+            Err(error) if !passes(&error) => return Err(IdsError::at("answer a call", error)),
+            _ => {}
+        }
+    }
+}
+
+/// Whether an error of the listener only means that a caller is gone.
+fn passes(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::EINTR | libc::ENOTCONN)
+    )
+}
+
+/// Does what a waiting call asks for.
+fn serve(
+    listener: BorrowedFd<'_>,
+    procfs: BorrowedFd<'_>,
+    call: &Notification,
+) -> Result<(), Errno> {
+    let request = request::parse(seccomp::name_of(call.number), call.args)?;
+    let caller = Caller::open(procfs, call.tid).map_err(|_| Errno::SRCH)?;
+    if !sys::still_waits(listener, call.id) {
+        return Err(Errno::SRCH);
+    }
+    perform::perform(procfs, &caller, request)
 }

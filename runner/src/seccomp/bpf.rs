@@ -142,10 +142,10 @@ fn branch(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
 
 /// The low and high halves of a 64-bit value.
 fn halves(value: u64) -> (u32, u32) {
-    let [a, b, c, d, e, f, g, h] = value.to_be_bytes();
+    let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
     (
-        u32::from_be_bytes([e, f, g, h]),
-        u32::from_be_bytes([a, b, c, d]),
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
     )
 }
 

@@ -91,6 +91,12 @@ impl fmt::Debug for Filter {
     }
 }
 
+/// The name of a system call of this architecture, empty when unknown.
+pub(crate) fn name_of(number: u32) -> &'static str {
+    let known = calls::CALLS.iter().find(|call| call.number == Some(number));
+    known.map_or("", |call| call.name)
+}
+
 /// Puts the calling thread, and all it starts from now on, under `filters`, in order.
 ///
 /// Returns the listener (close-on-exec) of the filter that notifies, if there is one. Allocates

@@ -31,11 +31,7 @@ pub fn squash_filter() -> Filter {
     rules.sort_unstable_by_key(|(number, _)| *number);
     let none = Verdict::plain(NO_SUCH_CALL);
     rules.push((X32_BIT, none.clone()));
-    let code = compile(&rules, &Verdict::plain(Action::Allow), &none);
-    Filter {
-        code,
-        notifies: true,
-    }
+    Filter::new(compile(&rules, &Verdict::plain(Action::Allow), &none), true)
 }
 
 /// What happens to the call of this name.

@@ -40,10 +40,7 @@ pub fn default_filter(caps: u64) -> Filter {
         .collect();
     rules.sort_unstable_by_key(|(number, _)| *number);
     let unknown = Verdict::plain(NO_SUCH_CALL);
-    Filter {
-        code: compile(&rules, &unknown, &unknown),
-        notifies: false,
-    }
+    Filter::new(compile(&rules, &unknown, &unknown), false)
 }
 
 /// What a rule means for a capability set.
