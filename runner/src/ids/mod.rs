@@ -100,6 +100,7 @@ pub fn supervise(listener: OwnedFd, procfs: OwnedFd) -> Result<(), IdsError> {
     // The caller's mask is applied by hand, ours must not add to it.
     umask(Mode::empty());
     let (listener, procfs) = (listener.as_fd(), procfs.as_fd());
+    sys::switch_directly(listener);
     loop {
         match sys::wait(listener).map_err(|source| IdsError::at("wait for calls", source))? {
             Readiness::Over => return Ok(()),

@@ -99,6 +99,9 @@ pub(crate) const ARCH: u32 = 0xc000_00b7;
 /// What a call of a foreign ABI (i386, x32, arm) or an unknown number returns.
 pub(crate) const NO_SUCH_CALL: Action = Action::Errno(38);
 
+/// Set in the numbers of the x32 ABI, whose calls share the architecture of `x86_64`.
+const X32_BIT: u32 = 0x4000_0000;
+
 /// Offset of `seccomp_data.nr`.
 const OFFSET_NR: u32 = 0;
 /// Offset of `seccomp_data.arch`.
@@ -257,13 +260,9 @@ fn emit_search(runs: &[Run<'_>], reversed: &mut Vec<sock_filter>, scratch: &mut 
 
 /// Compiles rules, sorted by number without repeats, to a program.
 ///
-/// Numbers above the highest and calls of a foreign ABI are answered `outside`; numbers between
-/// that have no rule `gap`.
-pub(crate) fn compile(
-    rules: &[(u32, Verdict)],
-    gap: &Verdict,
-    outside: &Verdict,
-) -> Vec<sock_filter> {
+/// Numbers without a rule get `other`; calls of a foreign ABI do not exist.
+pub(crate) fn compile(rules: &[(u32, Verdict)], other: &Verdict) -> Vec<sock_filter> {
+    let x32 = Verdict::plain(NO_SUCH_CALL);
     let mut runs: Vec<Run<'_>> = Vec::with_capacity(rules.len() + 2);
     let mut add = |start: u32, verdict| {
         if runs
@@ -276,12 +275,13 @@ pub(crate) fn compile(
     let mut next = 0;
     for (number, verdict) in rules {
         if *number > next {
-            add(next, gap);
+            add(next, other);
         }
         add(*number, verdict);
         next = number.saturating_add(1);
     }
-    add(next, outside);
+    add(next, other);
+    add(X32_BIT, &x32);
     let mut reversed = Vec::with_capacity(1024);
     emit_search(&runs, &mut reversed, &mut Vec::with_capacity(64));
     reversed.push(op(LOAD, OFFSET_NR));

@@ -5,6 +5,8 @@
 //! that deal in other ids succeed, asking the supervisor in [`crate::ids`] to record what a file's
 //! owner or device number should have been.
 //!
+//! [`profile_filter`] compiles a profile file instead of the default one.
+//!
 //! # How init uses it
 //!
 //! Before the fork: `let filters = [default_filter(caps), squash_filter()]`. In init, as the last
@@ -34,6 +36,7 @@ mod bpf;
 mod calls;
 pub mod caps;
 mod error;
+mod profile;
 mod squash;
 mod standard;
 pub(crate) mod sys;
@@ -45,6 +48,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 pub use error::SeccompError;
+pub use profile::profile_filter;
 pub use squash::squash_filter;
 pub use standard::default_filter;
 

@@ -1,7 +1,7 @@
 //! The filter for user namespaces that map a single id.
 
 use super::Filter;
-use super::bpf::{Action, Check, Clause, NO_SUCH_CALL, Verdict, compile};
+use super::bpf::{Action, Check, Clause, Verdict, compile};
 use super::calls::CALLS;
 
 /// `S_IFMT`.
@@ -10,9 +10,6 @@ const TYPE_MASK: u32 = 0o170_000;
 const TYPE_CHAR: u32 = 0o020_000;
 /// `S_IFBLK`.
 const TYPE_BLOCK: u32 = 0o060_000;
-
-/// Set in the numbers of the x32 ABI, whose calls share the architecture of `x86_64`.
-const X32_BIT: u32 = 0x4000_0000;
 
 /// Pretends success without running the call.
 const PRETEND: Action = Action::Errno(0);
@@ -29,9 +26,7 @@ pub fn squash_filter() -> Filter {
         .filter_map(|call| Some((call.number?, verdict(call.name))))
         .collect();
     rules.sort_unstable_by_key(|(number, _)| *number);
-    let none = Verdict::plain(NO_SUCH_CALL);
-    rules.push((X32_BIT, none.clone()));
-    Filter::new(compile(&rules, &Verdict::plain(Action::Allow), &none), true)
+    Filter::new(compile(&rules, &Verdict::plain(Action::Allow)), true)
 }
 
 /// What happens to the call of this name.

@@ -39,8 +39,7 @@ pub fn default_filter(caps: u64) -> Filter {
         .filter_map(|call| Some((call.number?, verdict(call.rule, caps))))
         .collect();
     rules.sort_unstable_by_key(|(number, _)| *number);
-    let unknown = Verdict::plain(NO_SUCH_CALL);
-    Filter::new(compile(&rules, &unknown, &unknown), false)
+    Filter::new(compile(&rules, &Verdict::plain(NO_SUCH_CALL)), false)
 }
 
 /// What a rule means for a capability set.

@@ -2,7 +2,9 @@
 
 use super::bpf::{ARCH, Action};
 use super::calls::CALLS;
-use super::{Filter, PROGRAM_MAX, caps, default_filter, squash_filter};
+use super::{
+    Filter, PROGRAM_MAX, SeccompError, caps, default_filter, profile_filter, squash_filter,
+};
 
 /// Podman's default set plus docker's three: what an ordinary container has.
 const ORDINARY: u64 = 0xa804_25fb;
@@ -250,4 +252,154 @@ fn numbers_agree_with_the_c_library() {
     for (name, expected) in cases {
         assert_eq!(number(name).map(i64::from), Some(expected), "{name}");
     }
+}
+
+/// Compiles a profile that denies by default, with these rules.
+fn profile(rules: &str, caps: u64) -> Result<Filter, SeccompError> {
+    let json = format!(r#"{{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{rules}]}}"#);
+    profile_filter(json.as_bytes(), caps, "6.18.4-x")
+}
+
+#[test]
+fn comparisons_of_a_profile_mean_what_they_say() {
+    let big = 5_u64 << 32 | 7;
+    let cases: [(&str, &[u64], &[u64]); 7] = [
+        ("EQ", &[big], &[0, 7, big + 1, 5 << 32, 7 << 32 | 5]),
+        ("NE", &[0, 7, 5 << 32, big + 1], &[big]),
+        (
+            "LT",
+            &[0, 7, big - 1, 4 << 32 | 9],
+            &[big, big + 1, 6 << 32, u64::MAX],
+        ),
+        ("LE", &[0, big, 4 << 32 | 9], &[big + 1, 6 << 32, u64::MAX]),
+        (
+            "GT",
+            &[big + 1, 6 << 32, u64::MAX],
+            &[0, 7, big, 4 << 32 | 9],
+        ),
+        (
+            "GE",
+            &[big, big + 1, 6 << 32, u64::MAX],
+            &[0, 7, big - 1, 4 << 32 | 9],
+        ),
+        ("MASKED_EQ", &[0, !big], &[1, 1 << 32, big]),
+    ];
+    for (op, held, missed) in cases {
+        let rule = format!(
+            r#"{{"names":["read"],"action":"SCMP_ACT_ALLOW",
+                "args":[{{"index":5,"value":{big},"op":"SCMP_CMP_{op}"}}]}}"#
+        );
+        let filter = profile(&rule, 0).unwrap();
+        for (values, expected) in [(held, ALLOW), (missed, EPERM)] {
+            for value in values {
+                check(&filter, &[("read", &[0, 0, 0, 0, 0, *value], expected)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn rules_of_a_profile_count_under_their_conditions() {
+    let rules = r#"
+        {"names":["read","no_such_call"],"action":"SCMP_ACT_ALLOW","args":null},
+        {"name":"mount","action":"SCMP_ACT_ALLOW","includes":{"caps":["CAP_SYS_ADMIN"]}},
+        {"names":["umount2"],"action":"SCMP_ACT_KILL","excludes":{"caps":["CAP_SYS_ADMIN"]}},
+        {"names":["write"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"4.8"}},
+        {"names":["close"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"6.19"}},
+        {"names":["dup"],"action":"SCMP_ACT_ALLOW","includes":{"arches":["s390x"]}},
+        {"names":["dup3"],"action":"SCMP_ACT_ALLOW","includes":{"arches":["amd64","arm64"]}},
+        {"names":["kill"],"action":"SCMP_ACT_ERRNO","errnoRet":3},
+        {"names":["tkill"],"action":"SCMP_ACT_LOG","args":[
+            {"index":0,"value":1,"op":"SCMP_CMP_EQ"},{"index":0,"value":2,"op":"SCMP_CMP_EQ"}]},
+        {"names":["tgkill"],"action":"SCMP_ACT_TRAP","args":[
+            {"index":0,"value":1,"op":"SCMP_CMP_EQ"},{"index":1,"value":2,"op":"SCMP_CMP_EQ"}]}"#;
+    let (plain, admin) = (
+        profile(rules, 0).unwrap(),
+        profile(rules, caps::SYS_ADMIN).unwrap(),
+    );
+    check(
+        &plain,
+        &[
+            ("read", &[], ALLOW),
+            ("mount", &[], EPERM),
+            ("umount2", &[], Action::KillThread),
+            ("write", &[], ALLOW),
+            ("close", &[], EPERM),
+            ("dup", &[], EPERM),
+            ("dup3", &[], ALLOW),
+            ("kill", &[], Action::Errno(3)),
+            ("tkill", &[1], Action::Log),
+            ("tkill", &[2], Action::Log),
+            ("tkill", &[3], EPERM),
+            ("tgkill", &[1, 2], Action::Trap),
+            ("tgkill", &[1, 1], EPERM),
+        ],
+    );
+    check(&admin, &[("mount", &[], ALLOW), ("umount2", &[], EPERM)]);
+    assert_eq!(run(&plain, ARCH, 900, [0; 6]), ENOSYS.code());
+    let open = br#"{"defaultAction":"SCMP_ACT_ALLOW"}"#;
+    let open = profile_filter(open, 0, "6.1").unwrap();
+    assert_eq!(run(&open, ARCH, 900, [0; 6]), ALLOW.code());
+    assert_eq!(run(&open, ARCH, 0x4000_0001, [0; 6]), ENOSYS.code());
+}
+
+#[test]
+fn broken_profiles_are_refused_by_name() {
+    let arg = |index: u32, op: &str| {
+        format!(
+            r#"{{"name":"read","action":"SCMP_ACT_ALLOW",
+                "args":[{{"index":{index},"value":0,"op":"{op}"}}]}}"#
+        )
+    };
+    let cases = [
+        ("]".to_owned(), "could not parse the seccomp profile"),
+        (
+            r#"{"name":"read","action":"SCMP_ACT_NOTIFY"}"#.to_owned(),
+            "seccomp profile has unsupported action \"SCMP_ACT_NOTIFY\"",
+        ),
+        (
+            r#"{"name":"read","action":"SCMP_ACT_ERRNO","errnoRet":5000}"#.to_owned(),
+            "seccomp profile has invalid errno 5000",
+        ),
+        (
+            arg(0, "LIKE"),
+            "seccomp profile has unknown operator \"LIKE\"",
+        ),
+        (
+            arg(6, "SCMP_CMP_EQ"),
+            "seccomp profile looks at argument 6, calls have 0 to 5",
+        ),
+    ];
+    for (rules, expected) in cases {
+        assert_eq!(
+            profile(&rules, 0).unwrap_err().to_string(),
+            expected,
+            "{rules}"
+        );
+    }
+    let large = vec![b' '; (1 << 20) + 1];
+    assert!(matches!(
+        profile_filter(&large, 0, ""),
+        Err(SeccompError::Size(_))
+    ));
+}
+
+#[test]
+fn a_distribution_profile_agrees_with_ours_where_they_overlap() {
+    let path = "/usr/share/containers/seccomp.json";
+    let Ok(json) = std::fs::read(path) else {
+        println!("skipped: no {path}");
+        return;
+    };
+    let filter = profile_filter(&json, ORDINARY, "6.1").unwrap();
+    check(
+        &filter,
+        &[
+            ("read", &[], ALLOW),
+            ("chown", &[0, 5, 5], ALLOW),
+            ("bpf", &[], EPERM),
+            ("personality", &[8], ALLOW),
+            ("socket", &[2, 1, 0], ALLOW),
+        ],
+    );
 }
