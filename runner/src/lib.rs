@@ -1,1 +1,4 @@
 //! Runs processes in namespaces: plan, spawn, monitor.
+
+pub mod ids;
+pub mod seccomp;
