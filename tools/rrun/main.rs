@@ -46,7 +46,12 @@ fn command_line(argv: &[std::ffi::OsString]) -> Result<ExitCode, Failure> {
     }
     let low = match LowArgs::try_parse_from(argv) {
         Ok(low) => low,
-        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            ) =>
+        {
             report::text_out(&error.to_string())?;
             return Ok(ExitCode::OK);
         }

@@ -202,14 +202,7 @@ pub(crate) fn explain(error: &clap::Error, argv: &[String]) -> Failure {
                 too_many(&words, &flag)
             }
         }
-        ErrorKind::MissingRequiredArgument | ErrorKind::MissingSubcommand => {
-            Failure::general(format!(
-                "\"{}\" requires more arguments.\n{}\n\n{}",
-                path(&words),
-                see(&words),
-                usage(&words)
-            ))
-        }
+        ErrorKind::MissingRequiredArgument | ErrorKind::MissingSubcommand => too_few(&words),
         ErrorKind::InvalidValue
         | ErrorKind::ValueValidation
         | ErrorKind::NoEquals
@@ -233,6 +226,25 @@ pub(crate) fn explain(error: &clap::Error, argv: &[String]) -> Failure {
             Failure::new(ExitCode::FLAGS, format!("{line}\n{}", see(&words)))
         }
     }
+}
+
+fn too_few(words: &[String]) -> Failure {
+    let command = command_at(words);
+    let required = command
+        .get_positionals()
+        .filter(|arg| arg.is_required_set())
+        .count();
+    let more = command.get_positionals().any(|arg| {
+        !arg.is_required_set() || arg.get_num_args().is_some_and(|n| n.max_values() > 1)
+    });
+    let bound = if more { "at least" } else { "exactly" };
+    let plural = if required == 1 { "" } else { "s" };
+    Failure::general(format!(
+        "\"{}\" requires {bound} {required} argument{plural}.\n{}\n\n{}",
+        path(words),
+        see(words),
+        usage(words)
+    ))
 }
 
 fn too_many(words: &[String], extra: &str) -> Failure {
