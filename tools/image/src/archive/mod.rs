@@ -1,0 +1,10 @@
+//! Images in files: docker-archive, OCI archive, OCI directory.
+
+mod load;
+mod save;
+mod source;
+mod write;
+
+pub use load::{Loaded, load};
+pub use save::{SaveFormat, save_to_path, save_to_stream};
+pub use source::Input;

@@ -1,0 +1,13 @@
+//! Registries: the distribution API over HTTP and HTTPS.
+
+mod auth;
+mod blob;
+mod conf;
+mod credentials;
+mod http;
+mod pull;
+
+pub use conf::RegistriesConf;
+pub use credentials::Credentials;
+pub use pull::{PullStatus, Pulled, Registry};
+pub(crate) use pull::{check_counts, now, record_layers, wanted_layers};
