@@ -12,9 +12,12 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use rrun_runner::ids::{Entry, enter_and_supervise};
-use rrun_runner::seccomp::{install, squash_filter};
+use rrun_runner::seccomp::{default_filter, install, squash_filter};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+/// The capabilities of an ordinary container: docker's default set.
+const CAPABILITIES: u64 = 0xa804_25fb;
 
 type Outcome = Result<ExitCode, Box<dyn Error>>;
 
@@ -67,9 +70,9 @@ fn monitor(command: impl Iterator<Item = OsString>) -> Outcome {
     Ok(ExitCode::from(u8::try_from(status.code().unwrap_or(255))?))
 }
 
-/// Installs the filter, shows the listener to the monitor, becomes the command.
+/// Installs the filters, shows the listener to the monitor, becomes the command.
 fn init(command: &[OsString]) -> Outcome {
-    let filters = [squash_filter()];
+    let filters = [default_filter(CAPABILITIES), squash_filter()];
     let listener = install(&filters)?.ok_or("no listener")?;
     writeln!(io::stdout(), "{}", listener.as_raw_fd())?;
     io::stdin().read_line(&mut String::new())?;
