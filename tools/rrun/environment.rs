@@ -19,6 +19,12 @@ pub(crate) struct Environment {
     pub(crate) registries_files: Vec<PathBuf>,
     /// Effective user.
     pub(crate) uid: u32,
+    /// Its name; empty when it has none.
+    pub(crate) user_name: String,
+    /// Whether we are root of the whole machine, not of a user namespace.
+    pub(crate) is_real_root: bool,
+    /// Whether `newuidmap` and `newgidmap` are installed.
+    pub(crate) has_map_helpers: bool,
 }
 
 /// An absolute path from a variable; the base directory specification says to ignore others.
@@ -31,6 +37,33 @@ fn non_empty(name: &str) -> Option<PathBuf> {
     env::var_os(name)
         .filter(|value| !value.is_empty())
         .map(PathBuf::from)
+}
+
+/// The name of a user in /etc/passwd; `USER` for one that another directory knows.
+fn user_name(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let listed = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    listed
+        .or_else(|| env::var("USER").ok())
+        .unwrap_or_default()
+}
+
+/// Whether we are root of the whole machine, not of a user namespace.
+pub(crate) fn is_real_root() -> bool {
+    if !rustix::process::geteuid().is_root() {
+        return false;
+    }
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn has_program(name: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.join(name).is_file())
 }
 
 impl Environment {
@@ -93,8 +126,21 @@ impl Environment {
             runtime_dir,
             auth_files,
             registries_files,
+            user_name: user_name(uid),
+            is_real_root: is_real_root(),
+            has_map_helpers: ["newuidmap", "newgidmap"].iter().all(|name| has_program(name)),
             uid,
         })
+    }
+
+    /// Where images are.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.data_dir.join("store")
+    }
+
+    /// Where containers are.
+    pub(crate) fn containers(&self) -> PathBuf {
+        self.data_dir.join("containers")
     }
 
     /// The value of one variable, for `-e KEY`.
