@@ -1,1 +1,32 @@
-//! The union file system as an ordinary library.
+//! The union file system as an ordinary library: a read-only [`Lower`](rrun_core::Lower) tree
+//! below, a directory on disk above, and the operations of a file system on the two.
+//!
+//! It knows neither FUSE nor the image store: it never fetches, prints or parses an image.
+#![deny(unsafe_code)]
+
+mod acl;
+mod changes;
+mod dir;
+mod error;
+mod fds;
+mod fill;
+mod layers;
+mod lookups;
+mod meta;
+mod node;
+mod ops;
+mod options;
+mod types;
+mod union;
+mod upper;
+
+pub use changes::Changed;
+pub use dir::Listed;
+pub use error::UnionError;
+pub use layers::DirLayers;
+pub use options::{IdStore, IdView, IdWindow, Options, XattrDialect};
+pub use types::{
+    Caller, Entry, Ino, OnWrite, RenameMode, SeekTo, SetAttr, SetTime, SpaceInfo, SpaceMode,
+    XattrMode,
+};
+pub use union::Union;

@@ -1,0 +1,112 @@
+//! The cache of open files: the protocol has no open, so we keep what was used last.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex};
+
+use lru::LruCache;
+use rrun_core::{Data, Errno};
+
+use crate::fill::Fill;
+use crate::node::lock;
+
+/// Open files kept when the limit on descriptors is not known.
+const FILES_DEFAULT: usize = 256;
+/// Open files kept at most; more do not pay, since opening costs as little as a large cache.
+const FILES_MAX: usize = 4096;
+/// Shards, so that two readers rarely wait for each other.
+const SHARDS: usize = 8;
+
+/// The contents of a file, open.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// A lower file.
+    Lower(Data),
+    /// An upper file; `fill` tells what is still in the lower one.
+    Upper {
+        file: Arc<File>,
+        fill: Option<Arc<Fill>>,
+    },
+}
+
+impl Source {
+    /// Reads at an offset; short only at the end of the file.
+    pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        match self {
+            Self::Lower(data) => read_data(data, offset, buffer),
+            Self::Upper {
+                file,
+                fill: Some(fill),
+            } => fill.read_at(file, offset, buffer),
+            Self::Upper { file, fill: None } => read_file(file, offset, buffer),
+        }
+    }
+}
+
+pub(crate) fn read_file(file: &File, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(done)
+}
+
+pub(crate) fn read_data(data: &Data, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+    match data {
+        Data::File(file) => read_file(file, offset, buffer),
+        Data::Bytes(bytes) => {
+            let start = usize::try_from(offset)
+                .unwrap_or(usize::MAX)
+                .min(bytes.len());
+            let count = (bytes.len() - start).min(buffer.len());
+            buffer[..count].copy_from_slice(&bytes[start..start + count]);
+            Ok(count)
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Fds {
+    shards: Box<[Mutex<LruCache<u64, Arc<Source>>>]>,
+}
+
+impl Fds {
+    pub(crate) fn new() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = limit
+            .and_then(|n| usize::try_from(n / 2).ok())
+            .unwrap_or(FILES_DEFAULT)
+            .clamp(SHARDS, FILES_MAX);
+        let each = NonZeroUsize::new(files / SHARDS).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            shards: (0..SHARDS)
+                .map(|_| Mutex::new(LruCache::new(each)))
+                .collect(),
+        }
+    }
+
+    fn shard(&self, id: u64) -> &Mutex<LruCache<u64, Arc<Source>>> {
+        &self.shards[usize::try_from(id % 8).unwrap_or(0)]
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<Source>> {
+        lock(self.shard(id)).get(&id).cloned()
+    }
+
+    pub(crate) fn put(&self, id: u64, source: Arc<Source>) {
+        let old = lock(self.shard(id)).push(id, source);
+        // closing a file takes time that must not be spent under the lock
+        drop(old);
+    }
+
+    pub(crate) fn remove(&self, id: u64) {
+        let old = lock(self.shard(id)).pop(&id);
+        drop(old);
+    }
+}

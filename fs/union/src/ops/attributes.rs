@@ -1,0 +1,371 @@
+//! Looking names up, reading and setting attributes.
+
+use std::sync::Arc;
+
+use rrun_core::{Attr, Errno, FileType, NAME_MAX};
+use rustix::fs::{self as rfs, XattrFlags};
+
+use super::copy_up::Need;
+use crate::acl;
+use crate::meta::{OVERRIDE_STAT, Virtual};
+use crate::node::{Node, State, Where};
+use crate::options::IdStore;
+use crate::types::{Entry, Ino, SetAttr, SetTime, SpaceInfo};
+use crate::union::{Found, Union};
+use crate::upper::{At, errno};
+
+pub(crate) fn check_name(name: &[u8]) -> Result<(), Errno> {
+    if name.len() > NAME_MAX {
+        Err(Errno::ENAMETOOLONG)
+    } else {
+        Ok(())
+    }
+}
+
+impl Union {
+    /// Finds a name; counts a reference.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry, Errno> {
+        check_name(name)?;
+        let found = self.find_child(parent, name)?.ok_or(Errno::ENOENT)?;
+        let entry = self.entry(&found)?;
+        self.refer(entry.ino.0);
+        Ok(entry)
+    }
+
+    /// The attributes of a file.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` when the number is unknown.
+    pub fn getattr(&self, ino: Ino) -> Result<Attr, Errno> {
+        Ok(self.shown(self.true_attr(&self.find(ino)?)?))
+    }
+
+    /// The number of the image layer a file comes from; `None` when it is in the upper directory.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` when the number is unknown.
+    pub fn layer(&self, ino: Ino) -> Result<Option<u32>, Errno> {
+        match self.find(ino)? {
+            Found::Plain(node) => self.lower.layer(node).map(Some),
+            Found::Own(node) => match (&node.lock().place, node.lower) {
+                (Where::Lower, Some(lower)) => self.lower.layer(lower).map(Some),
+                (Where::Lower | Where::Upper | Where::Pinned(_), _) => Ok(None),
+            },
+        }
+    }
+
+    /// The target of a symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when it is none.
+    pub fn readlink(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
+        let node = match self.find(ino)? {
+            Found::Plain(lower) => return self.lower.readlink(lower),
+            Found::Own(node) => node,
+        };
+        if node.kind != FileType::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        let state = node.lock();
+        if matches!(state.place, Where::Lower) {
+            return self.lower.readlink(node.lower.ok_or(Errno::EIO)?);
+        }
+        let at = self.at(&state)?;
+        let disk = at.stat()?.attr;
+        if disk.kind == FileType::Symlink {
+            return at.readlink();
+        }
+        let mut target = vec![0; usize::try_from(disk.size).unwrap_or(0).min(4096)];
+        let count = crate::fds::read_file(&at.open(false)?, 0, &mut target)?;
+        target.truncate(count);
+        Ok(target)
+    }
+
+    /// Space left where changes are written.
+    ///
+    /// # Errors
+    ///
+    /// Those of `statfs(2)`.
+    pub fn statfs(&self) -> Result<SpaceInfo, Errno> {
+        let Some(upper) = &self.upper else {
+            return Ok(SpaceInfo {
+                block_size: 4096,
+                blocks: 0,
+                blocks_free: 0,
+                blocks_available: 0,
+                files: 0,
+                files_free: 0,
+                name_max: 255,
+            });
+        };
+        let st = rfs::fstatvfs(&upper.root).map_err(errno)?;
+        Ok(SpaceInfo {
+            block_size: u32::try_from(st.f_bsize).unwrap_or(4096),
+            blocks: st.f_blocks,
+            blocks_free: st.f_bfree,
+            blocks_available: st.f_bavail,
+            files: st.f_files,
+            files_free: st.f_ffree,
+            name_max: u32::try_from(st.f_namemax).unwrap_or(255).min(255),
+        })
+    }
+
+    /// Changes attributes; returns the new ones.
+    ///
+    /// # Errors
+    ///
+    /// Those of `chmod(2)`, `chown(2)`, `truncate(2)` and `utimensat(2)`; the caller has checked
+    /// permissions.
+    pub fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr, Errno> {
+        let found = self.find(ino)?;
+        let need = set.size.map_or(Need::Metadata, Need::Truncated);
+        let node = self.copy_up(&found, need)?;
+        if node.kind == FileType::Directory && set.size.is_some() {
+            return Err(Errno::EISDIR);
+        }
+        if let Some(size) = set.size {
+            self.truncate(&node, size)?;
+        }
+        let mut state = node.lock();
+        let at = self.at(&state)?;
+        let kills = set.drop_privileges || set.size.is_some();
+        if set.uid.is_some() || set.gid.is_some() || set.perm.is_some() || set.drop_privileges {
+            self.set_owner(&node, &mut state, &at, set)?;
+        }
+        if kills || set.uid.is_some() || set.gid.is_some() {
+            self.drop_capability(&mut state, &at)?;
+        }
+        if set.atime.is_some() || set.mtime.is_some() {
+            at.set_times(set.atime, set.mtime)?;
+        }
+        Ok(self.shown(self.attr_of(&node, &state)?))
+    }
+
+    fn truncate(&self, node: &Arc<Node>, size: u64) -> Result<(), Errno> {
+        let source = self.source(&Found::Own(Arc::clone(node)), true)?;
+        let crate::fds::Source::Upper { file, fill } = &*source else {
+            return Err(Errno::EIO);
+        };
+        rfs::ftruncate(file, size).map_err(errno)?;
+        if let Some(fill) = fill
+            && size < fill.valid()
+        {
+            fill.truncate(size);
+            let state = node.lock();
+            let at = self.at(&state)?;
+            let upper = self.upper()?;
+            if let Some(lower) = node.lower
+                && let Ok(locator) = self.lower.locator(lower)
+            {
+                upper.marks.set_fill(&at, size, &locator)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets owner and mode, with the side effects chown has on setuid bits and ACLs.
+    fn set_owner(
+        &self,
+        node: &Node,
+        state: &mut State,
+        at: &At,
+        set: &SetAttr,
+    ) -> Result<(), Errno> {
+        let attr = self.attr_of(node, state)?;
+        let mut what = Virtual::of(&attr);
+        what.uid = set.uid.unwrap_or(what.uid);
+        what.gid = set.gid.unwrap_or(what.gid);
+        if let Some(perm) = set.perm {
+            what.perm = perm & 0o7777;
+        }
+        let chowned = set.uid.is_some() || set.gid.is_some();
+        if node.kind != FileType::Directory
+            && (chowned || set.drop_privileges)
+            && set.perm.is_none()
+        {
+            what.perm = without_set_id(what.perm);
+        }
+        self.write_owner(state, at, &attr, &what)?;
+        if set.perm.is_some() && node.kind != FileType::Symlink {
+            self.chmod_acl(at, what.perm)?;
+        }
+        Ok(())
+    }
+
+    /// Records a file's new owner and mode.
+    pub(crate) fn write_owner(
+        &self,
+        state: &mut State,
+        at: &At,
+        old: &Attr,
+        what: &Virtual,
+    ) -> Result<(), Errno> {
+        match self.options.ids {
+            IdStore::Real => {
+                let uid = (what.uid != old.uid).then_some(what.uid);
+                let gid = (what.gid != old.gid).then_some(what.gid);
+                if uid.is_some() || gid.is_some() {
+                    at.chown(uid, gid)?;
+                }
+                if (uid.is_some() || gid.is_some() || what.perm != old.perm)
+                    && what.kind != FileType::Symlink
+                {
+                    at.chmod(what.perm)?;
+                }
+                Ok(())
+            }
+            IdStore::Virtual => self.write_pretend(state, at, what),
+        }
+    }
+
+    fn write_pretend(&self, state: &mut State, at: &At, what: &Virtual) -> Result<(), Errno> {
+        let disk = at.stat()?.attr.kind;
+        if disk == FileType::Symlink {
+            if !what.is_plain() {
+                self.symlink_to_file(state, at, what)?;
+            }
+            return Ok(());
+        }
+        let mut what = *what;
+        if let Some(old) = state.pretend
+            && old.kind.is_device()
+            && what.kind == FileType::Regular
+        {
+            // a device made by record_device, still shown as the file it was
+            (what.kind, what.rdev) = (old.kind, old.rdev);
+        }
+        if !what.is_plain() || state.pretend.is_some() {
+            let text = what.encode();
+            at.set_xattr(
+                OVERRIDE_STAT.as_bytes(),
+                text.as_bytes(),
+                XattrFlags::empty(),
+            )?;
+            state.pretend = Some(what);
+        }
+        if disk == what.kind {
+            at.chmod(what.disk_perm())?;
+        }
+        Ok(())
+    }
+
+    /// A symbolic link cannot hold the attribute: it becomes a regular file that says it is one.
+    fn symlink_to_file(&self, state: &mut State, at: &At, what: &Virtual) -> Result<(), Errno> {
+        let upper = self.upper()?;
+        let At::Name(dir, name) = at else {
+            return Err(Errno::EOPNOTSUPP);
+        };
+        if state.links.len() > 1 {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let times = at.stat()?.attr;
+        let temporary = upper.write_symlink_file(&at.readlink()?, what)?;
+        let new = At::Name(Arc::clone(upper.work()?), temporary.clone().into());
+        new.set_times(
+            Some(SetTime::At(times.atime)),
+            Some(SetTime::At(times.mtime)),
+        )?;
+        let dir_at = At::Name(Arc::clone(dir), b".".as_slice().into());
+        let before = dir_at.stat()?.attr;
+        upper.place_temporary(
+            &temporary,
+            std::os::fd::AsFd::as_fd(dir),
+            name,
+            crate::upper::Place::Free,
+        )?;
+        dir_at.set_times(
+            Some(SetTime::At(before.atime)),
+            Some(SetTime::At(before.mtime)),
+        )?;
+        state.pretend = Some(*what);
+        Ok(())
+    }
+
+    /// Keeps an access ACL in step with the mode, where the file system does not do it itself.
+    fn chmod_acl(&self, at: &At, perm: u32) -> Result<(), Errno> {
+        let upper = self.upper()?;
+        if self.options.ids == IdStore::Real || !upper.may_have_acls() {
+            return Ok(());
+        }
+        let name = upper.marks.disk_name(acl::ACCESS, true);
+        let Some(value) = at.xattr(&name)? else {
+            return Ok(());
+        };
+        let Some(mut acl) = acl::Acl::decode(&value) else {
+            return Ok(());
+        };
+        acl.chmod(perm);
+        at.set_xattr(&name, &acl.encode(), XattrFlags::empty())
+    }
+
+    /// Removes `security.capability`, as every change of contents or owner does.
+    pub(crate) fn drop_capability(&self, state: &mut State, at: &At) -> Result<(), Errno> {
+        if state.capable == Some(false) {
+            return Ok(());
+        }
+        let virtual_ids = self.options.ids == IdStore::Virtual;
+        let name = self
+            .upper()?
+            .marks
+            .disk_name(b"security.capability", virtual_ids);
+        match at.remove_xattr(&name) {
+            Ok(()) | Err(Errno::ENODATA | Errno::EOPNOTSUPP | Errno::EPERM) => {}
+            Err(error) => return Err(error),
+        }
+        state.capable = Some(false);
+        Ok(())
+    }
+
+    /// Drops setuid and setgid as a write by one without `CAP_FSETID` does.
+    pub(crate) fn drop_set_id(&self, node: &Node, state: &mut State, at: &At) -> Result<(), Errno> {
+        let attr = self.attr_of(node, state)?;
+        let perm = without_set_id(attr.perm);
+        if perm == attr.perm {
+            return Ok(());
+        }
+        let mut what = Virtual::of(&attr);
+        what.perm = perm;
+        self.write_owner(state, at, &attr, &what)
+    }
+
+    /// Records what a program in a container with one id asked for: owner or device.
+    pub(crate) fn record(&self, ino: Ino, change: impl FnOnce(&mut Virtual)) -> Result<(), Errno> {
+        let node = self.copy_up(&self.find(ino)?, Need::Metadata)?;
+        let mut state = node.lock();
+        let at = self.at(&state)?;
+        let attr = self.attr_of(&node, &state)?;
+        let mut what = Virtual::of(&attr);
+        change(&mut what);
+        if node.kind == FileType::Regular && (what.uid, what.gid) != (attr.uid, attr.gid) {
+            what.perm = without_set_id(what.perm);
+        }
+        if self.options.ids == IdStore::Real {
+            return self.write_owner(&mut state, &at, &attr, &what);
+        }
+        self.write_pretend(&mut state, &at, &what)
+    }
+
+    /// Answers from now on that files may have ACLs.
+    pub(crate) fn note_acl(&self) {
+        if let Some(upper) = &self.upper {
+            upper.expect_acls();
+        }
+    }
+}
+
+/// Source: `chown(2)`, `inode(7)`: setgid goes only when the group may execute.
+pub(crate) fn without_set_id(perm: u32) -> u32 {
+    let perm = perm & !0o4000;
+    if perm & 0o010 != 0 {
+        perm & !0o2000
+    } else {
+        perm
+    }
+}

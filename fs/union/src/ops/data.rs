@@ -1,0 +1,279 @@
+//! Contents of regular files.
+
+use std::sync::Arc;
+
+use rrun_core::{Data, Errno, FileType};
+use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
+
+use super::copy_up::Need;
+use crate::fds::Source;
+use crate::node::{Node, Where};
+use crate::types::{Ino, OnWrite, SeekTo, SpaceMode};
+use crate::union::{Found, Union};
+use crate::upper::errno;
+
+impl Union {
+    /// The open contents of a file, from the cache or opened now.
+    pub(crate) fn source(&self, found: &Found, write: bool) -> Result<Arc<Source>, Errno> {
+        let id = found.id();
+        if let Some(source) = self.fds.get(id)
+            && (!write || matches!(*source, Source::Upper { .. }))
+        {
+            return Ok(source);
+        }
+        let source = match found {
+            Found::Plain(lower) => Source::Lower(self.lower.data(*lower)?),
+            Found::Own(node) => self.open_own(node)?,
+        };
+        let source = Arc::new(source);
+        self.fds.put(id, Arc::clone(&source));
+        Ok(source)
+    }
+
+    fn open_own(&self, node: &Node) -> Result<Source, Errno> {
+        if node.kind != FileType::Regular {
+            return Err(Errno::EINVAL);
+        }
+        let state = node.lock();
+        if matches!(state.place, Where::Lower) {
+            return Ok(Source::Lower(
+                self.lower.data(node.lower.ok_or(Errno::EIO)?)?,
+            ));
+        }
+        let file = match &state.place {
+            Where::Pinned(file) => Arc::clone(file),
+            Where::Lower | Where::Upper => {
+                Arc::new(self.at(&state)?.open(!self.options.read_only)?)
+            }
+        };
+        Ok(Source::Upper {
+            file,
+            fill: state.fill.clone(),
+        })
+    }
+
+    /// Reads at an offset; fewer bytes than asked for only at the end of the file.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` when contents are missing or damaged.
+    pub fn read(&self, ino: Ino, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
+        if let Some(source) = self.fds.get(ino.0) {
+            return source.read_at(offset, buffer);
+        }
+        self.source(&self.find(ino)?, false)?
+            .read_at(offset, buffer)
+    }
+
+    /// Writes at an offset.
+    ///
+    /// # Errors
+    ///
+    /// Those of `pwrite(2)`.
+    pub fn write(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        effect: OnWrite,
+    ) -> Result<usize, Errno> {
+        let cached = self
+            .fds
+            .get(ino.0)
+            .filter(|s| matches!(**s, Source::Upper { .. }));
+        let found = self.find(ino)?;
+        let (node, source) = match (cached, &found) {
+            (Some(source), Found::Own(node)) => {
+                if let Source::Upper {
+                    fill: Some(fill), ..
+                } = &*source
+                    && !fill.is_complete()
+                {
+                    self.copy_up(&found, Need::Contents)?;
+                }
+                (Arc::clone(node), source)
+            }
+            (_, Found::Own(_) | Found::Plain(_)) => {
+                let node = self.copy_up(&found, Need::Contents)?;
+                let source = self.source(&Found::Own(Arc::clone(&node)), true)?;
+                (node, source)
+            }
+        };
+        let Source::Upper { file, fill } = &*source else {
+            return Err(Errno::EIO);
+        };
+        let mut state = node.lock();
+        if state.capable != Some(false) || effect == OnWrite::DropPrivileges {
+            let at = self.at(&state)?;
+            self.drop_capability(&mut state, &at)?;
+            if effect == OnWrite::DropPrivileges {
+                self.drop_set_id(&node, &mut state, &at)?;
+            }
+        }
+        drop(state);
+        match fill {
+            Some(fill) => fill.write_at(file, offset, data)?,
+            None => std::os::unix::fs::FileExt::write_all_at(&**file, data, offset)?,
+        }
+        Ok(data.len())
+    }
+
+    /// Makes a file's contents durable; with `data_only`, not its times.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fsync(2)`.
+    pub fn fsync(&self, ino: Ino, data_only: bool) -> Result<(), Errno> {
+        if self.options.volatile {
+            return Ok(());
+        }
+        let Found::Own(node) = self.find(ino)? else {
+            return Ok(());
+        };
+        if node.kind == FileType::Directory {
+            if matches!(node.lock().place, Where::Lower) {
+                return Ok(());
+            }
+            return rfs::fsync(self.dir_fd(&node)?).map_err(errno);
+        }
+        let in_lower = matches!(node.lock().place, Where::Lower);
+        if in_lower || node.kind != FileType::Regular {
+            return Ok(());
+        }
+        let source = self.source(&Found::Own(node), true)?;
+        let Source::Upper { file, .. } = &*source else {
+            return Ok(());
+        };
+        if data_only {
+            rfs::fdatasync(file)
+        } else {
+            rfs::fsync(file)
+        }
+        .map_err(errno)
+    }
+
+    /// Makes everything durable.
+    ///
+    /// # Errors
+    ///
+    /// Those of `syncfs(2)`.
+    pub fn syncfs(&self) -> Result<(), Errno> {
+        match &self.upper {
+            Some(upper) if !self.options.volatile && !self.options.read_only => {
+                rfs::syncfs(&upper.root).map_err(errno)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Finds data or a hole.
+    ///
+    /// # Errors
+    ///
+    /// `ENXIO` beyond the end.
+    pub fn seek(&self, ino: Ino, offset: u64, what: SeekTo) -> Result<u64, Errno> {
+        let found = self.find(ino)?;
+        let size = self.true_attr(&found)?.size;
+        if offset >= size {
+            return Err(Errno::ENXIO);
+        }
+        let source = self.source(&found, false)?;
+        let file = match &*source {
+            Source::Lower(Data::File(file)) => file,
+            Source::Upper { file, fill } if fill.as_ref().is_none_or(|fill| fill.is_complete()) => {
+                file
+            }
+            // All data: always a correct answer, if not the best.
+            Source::Lower(Data::Bytes(_)) | Source::Upper { .. } => {
+                return Ok(if what == SeekTo::Data { offset } else { size });
+            }
+        };
+        let from = match what {
+            SeekTo::Data => SeekFrom::Data(offset),
+            SeekTo::Hole => SeekFrom::Hole(offset),
+        };
+        rfs::seek(file, from).map_err(errno)
+    }
+
+    /// Reserves, removes or zeroes space.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fallocate(2)`.
+    pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: SpaceMode) -> Result<(), Errno> {
+        let node = self.copy_up(&self.find(ino)?, Need::Contents)?;
+        let source = self.source(&Found::Own(Arc::clone(&node)), true)?;
+        let Source::Upper { file, fill } = &*source else {
+            return Err(Errno::EIO);
+        };
+        if let Some(fill) = fill
+            && !matches!(mode, SpaceMode::Reserve | SpaceMode::ReserveKeepSize)
+        {
+            // Holes made from here on are holes.
+            fill.complete(file)?;
+            rfs::fdatasync(file).map_err(errno)?;
+            let mut state = node.lock();
+            let at = self.at(&state)?;
+            self.upper()?.marks.remove_fill(&at)?;
+            state.fill = None;
+        }
+        let flags = match mode {
+            SpaceMode::Reserve => FallocateFlags::empty(),
+            SpaceMode::ReserveKeepSize => FallocateFlags::KEEP_SIZE,
+            SpaceMode::PunchHole => FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            SpaceMode::Zero => FallocateFlags::ZERO_RANGE,
+            SpaceMode::ZeroKeepSize => FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE,
+            SpaceMode::Collapse => FallocateFlags::COLLAPSE_RANGE,
+            SpaceMode::Insert => FallocateFlags::INSERT_RANGE,
+        };
+        rfs::fallocate(file, flags, offset, len).map_err(errno)?;
+        if let Some(fill) = fill
+            && !matches!(mode, SpaceMode::Reserve | SpaceMode::ReserveKeepSize)
+        {
+            debug_assert!(fill.is_complete());
+            self.fds.remove(node.id);
+        }
+        let mut state = node.lock();
+        let at = self.at(&state)?;
+        self.drop_capability(&mut state, &at)?;
+        self.drop_set_id(&node, &mut state, &at)
+    }
+
+    /// Copies between two files; returns the bytes copied.
+    ///
+    /// # Errors
+    ///
+    /// Those of `copy_file_range(2)`.
+    pub fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<u64, Errno> {
+        /// Bytes copied per request: the caller asks again, and can be interrupted in between.
+        const COPY_MAX: u64 = 8 << 20;
+        let source = self.source(&self.find(from.0)?, false)?;
+        let whole = match &*source {
+            Source::Lower(Data::File(file)) => Some(file),
+            Source::Upper { file, fill } if fill.as_ref().is_none_or(|fill| fill.is_complete()) => {
+                Some(&**file)
+            }
+            Source::Lower(Data::Bytes(_)) | Source::Upper { .. } => None,
+        };
+        let len = len.min(COPY_MAX);
+        if let Some(input) = whole {
+            let node = self.copy_up(&self.find(to.0)?, Need::Contents)?;
+            let target = self.source(&Found::Own(node), true)?;
+            if let Source::Upper { file, fill } = &*target
+                && fill.as_ref().is_none_or(|fill| fill.is_complete())
+            {
+                let (mut read, mut write) = (from.1, to.1);
+                let want = usize::try_from(len).unwrap_or(usize::MAX);
+                let copied =
+                    rfs::copy_file_range(input, Some(&mut read), file, Some(&mut write), want);
+                if let Ok(count) = copied {
+                    return Ok(count as u64);
+                }
+            }
+        }
+        let mut bytes = vec![0; usize::try_from(len.min(1 << 20)).unwrap_or(1 << 20)];
+        let count = source.read_at(from.1, &mut bytes)?;
+        self.write(to.0, to.1, &bytes[..count], OnWrite::Keep)
+            .map(|count| count as u64)
+    }
+}

@@ -1,0 +1,9 @@
+//! The operations, one file per kind.
+
+mod attributes;
+mod copy_up;
+mod create;
+mod data;
+mod remove;
+mod rename;
+mod xattr;

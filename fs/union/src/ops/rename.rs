@@ -1,0 +1,338 @@
+//! Renaming.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, MutexGuard};
+
+use rrun_core::{Errno, FileType};
+
+use super::attributes::check_name;
+use super::copy_up::Need;
+use crate::node::{Dir, Node, Slot, State, Where, lock};
+use crate::types::{Ino, RenameMode};
+use crate::union::{Found, Union};
+use crate::upper::{At, Upper};
+
+/// One end of a rename: a directory in the upper tree and a name there.
+struct End<'a> {
+    parent: &'a Arc<Node>,
+    fd: &'a Arc<OwnedFd>,
+    name: &'a [u8],
+}
+
+impl End<'_> {
+    fn disk(&self) -> (std::os::fd::BorrowedFd<'_>, &[u8]) {
+        (self.fd.as_fd(), self.name)
+    }
+}
+
+/// The states of one or two directories, locked in the order of their ids.
+struct Pair<'a> {
+    first: MutexGuard<'a, State>,
+    second: Option<MutexGuard<'a, State>>,
+    swapped: bool,
+}
+
+impl<'a> Pair<'a> {
+    fn lock(a: &'a Node, b: &'a Node) -> Self {
+        if a.id == b.id {
+            return Self {
+                first: a.lock(),
+                second: None,
+                swapped: false,
+            };
+        }
+        let swapped = a.id > b.id;
+        let (low, high) = if swapped { (b, a) } else { (a, b) };
+        Self {
+            first: low.lock(),
+            second: Some(high.lock()),
+            swapped,
+        }
+    }
+
+    fn from(&mut self) -> Result<&mut Dir, Errno> {
+        let state = match &mut self.second {
+            Some(second) if self.swapped => second,
+            Some(_) | None => &mut self.first,
+        };
+        state.dir.as_deref_mut().ok_or(Errno::ENOTDIR)
+    }
+
+    fn to(&mut self) -> Result<&mut Dir, Errno> {
+        let state = match &mut self.second {
+            Some(second) if !self.swapped => second,
+            Some(_) | None => &mut self.first,
+        };
+        state.dir.as_deref_mut().ok_or(Errno::ENOTDIR)
+    }
+}
+
+impl Union {
+    /// Renames a file or directory.
+    ///
+    /// # Errors
+    ///
+    /// Those of `renameat2(2)`; `EXDEV` for a lower directory when redirects are off.
+    pub fn rename(
+        &self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+    ) -> Result<(), Errno> {
+        check_name(from.1)?;
+        check_name(to.1)?;
+        self.upper()?;
+        let moving = self.find_child(from.0, from.1)?.ok_or(Errno::ENOENT)?;
+        let target = self.find_child(to.0, to.1)?;
+        match (&target, mode) {
+            (Some(_), RenameMode::NoReplace) => return Err(Errno::EEXIST),
+            (None, RenameMode::Exchange) => return Err(Errno::ENOENT),
+            (Some(target), _) if target.id() == moving.id() => return Ok(()),
+            (Some(_) | None, _) => {}
+        }
+        let is_dir = self.kind(&moving)? == FileType::Directory;
+        let _moves = is_dir.then(|| lock(&self.tree_moves));
+        let (from_parent, from_fd) = self.upper_dir(&self.find(from.0)?)?;
+        let (to_parent, to_fd) = self.upper_dir(&self.find(to.0)?)?;
+        let moving = self.ready_to_move(&moving)?;
+        let target = target
+            .map(|found| self.ready_target(found, mode))
+            .transpose()?;
+        let from = End {
+            parent: &from_parent,
+            fd: &from_fd,
+            name: from.1,
+        };
+        let to = End {
+            parent: &to_parent,
+            fd: &to_fd,
+            name: to.1,
+        };
+        let mut dirs = Pair::lock(&from_parent, &to_parent);
+        let now = self.child(dirs.from()?, from.name)?.ok_or(Errno::ENOENT)?;
+        let now_target = self.child(dirs.to()?, to.name)?;
+        if now.id() != moving.id
+            || now_target.as_ref().map(Found::id) != target.as_ref().map(|node| node.id)
+        {
+            return Err(Errno::ENOENT);
+        }
+        match (mode, target) {
+            (RenameMode::Exchange, Some(target)) => {
+                self.swap(&from, &to, &moving, &target, &mut dirs)
+            }
+            (RenameMode::Replace | RenameMode::NoReplace | RenameMode::Exchange, target) => {
+                self.replace(&from, &to, &moving, target.as_ref(), &mut dirs)?;
+                drop(dirs);
+                if let Some(target) = target {
+                    self.release(&target);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What moves must be in the upper directory; a lower directory only as a redirect.
+    fn ready_to_move(&self, found: &Found) -> Result<Arc<Node>, Errno> {
+        if self.kind(found)? != FileType::Directory {
+            return self.copy_up(found, Need::Metadata);
+        }
+        let own = self.own(found)?;
+        let has_lower = own
+            .lock()
+            .dir
+            .as_ref()
+            .is_some_and(|dir| dir.lower.is_some());
+        if has_lower && !self.options.redirect_dir {
+            return Err(Errno::EXDEV);
+        }
+        self.upper_dir(found).map(|(node, _)| node)
+    }
+
+    fn ready_target(&self, found: Found, mode: RenameMode) -> Result<Arc<Node>, Errno> {
+        if mode == RenameMode::Exchange {
+            return self.ready_to_move(&found);
+        }
+        let node = self.own(&found)?;
+        if node.kind == FileType::Directory {
+            self.load(&node)?;
+            return Ok(node);
+        }
+        let several = node.lock().links.len() > 1;
+        if several {
+            self.copy_up(&Found::Own(node), Need::Metadata)
+        } else {
+            Ok(node)
+        }
+    }
+
+    /// Marks a directory so that it means the same under its new name.
+    fn mark_moved(
+        &self,
+        node: &Node,
+        parent_fd: &Arc<OwnedFd>,
+        name: &[u8],
+        new_below: bool,
+    ) -> Result<(), Errno> {
+        if node.kind != FileType::Directory {
+            return Ok(());
+        }
+        let upper = self.upper()?;
+        let at = At::Name(Arc::clone(parent_fd), name.into());
+        let lower = node.lock().dir.as_ref().and_then(|dir| dir.lower);
+        match lower {
+            Some(lower) => {
+                let path = self.lower_path(lower)?;
+                upper
+                    .marks
+                    .set_redirect(&at, &path)
+                    .map_err(|error| match error {
+                        // a path that does not fit in an attribute
+                        Errno::ENOSPC | Errno::E2BIG | Errno::ERANGE => Errno::EXDEV,
+                        other => other,
+                    })
+            }
+            None if new_below => upper.marks.set_opaque(&at),
+            None => Ok(()),
+        }
+    }
+
+    fn is_lower_dir(&self, dir: &Dir, name: &[u8]) -> Result<(bool, bool), Errno> {
+        match self.lower_child(dir.lower, name)? {
+            Some(node) => Ok((true, self.lower.attr(node)?.kind == FileType::Directory)),
+            None => Ok((false, false)),
+        }
+    }
+
+    fn replace(
+        &self,
+        from: &End<'_>,
+        to: &End<'_>,
+        moving: &Arc<Node>,
+        target: Option<&Arc<Node>>,
+        dirs: &mut Pair<'_>,
+    ) -> Result<(), Errno> {
+        let upper = self.upper()?;
+        let (from_in_lower, _) = self.is_lower_dir(dirs.from()?, from.name)?;
+        let (to_in_lower, to_dir_below) = self.is_lower_dir(dirs.to()?, to.name)?;
+        let whiteout_there = dirs.to()?.slots.get(to.name) == Some(&Slot::Whiteout);
+        if let Some(target) = target {
+            self.clear_target(upper, to, moving, target)?;
+        }
+        self.mark_moved(moving, from.fd, from.name, to_dir_below)?;
+        let is_dir = moving.kind == FileType::Directory;
+        if is_dir && whiteout_there {
+            // A directory cannot replace a whiteout: swap the two.
+            Upper::exchange(from.disk(), to.disk())?;
+            if !from_in_lower {
+                upper.remove_whiteout(from.fd.as_fd(), from.name)?;
+            }
+        } else {
+            upper.rename(from.disk(), to.disk(), from_in_lower)?;
+        }
+        if let Some(target) = target {
+            let mut state = target.lock();
+            if target.kind == FileType::Directory {
+                state.unlinked = true;
+                state.links.clear();
+            } else {
+                self.drop_link(target, &mut state, to.parent.id, to.name);
+            }
+            if target.kind == FileType::Directory {
+                dirs.to()?.subdirs -= 1;
+            }
+        }
+        dirs.from()?.take(from.name, from_in_lower);
+        dirs.to()?.put(to.name, moving.id, moving.kind, to_in_lower);
+        dirs.from()?.subdirs -= i64::from(is_dir);
+        dirs.to()?.subdirs += i64::from(is_dir);
+        self.move_link(moving, from, to);
+        Ok(())
+    }
+
+    /// Makes what a rename replaces ready to go: a directory must show nothing and hold nothing,
+    /// a file stays reachable for those who have it open.
+    fn clear_target(
+        &self,
+        upper: &Upper,
+        to: &End<'_>,
+        moving: &Node,
+        target: &Arc<Node>,
+    ) -> Result<(), Errno> {
+        let mut state = target.lock();
+        if target.kind == FileType::Directory {
+            if moving.kind != FileType::Directory {
+                return Err(Errno::EISDIR);
+            }
+            let dir = state.dir.as_deref().ok_or(Errno::ENOTDIR)?;
+            if !self.is_empty(dir)? {
+                return Err(Errno::ENOTEMPTY);
+            }
+            if matches!(state.place, Where::Lower) {
+                return Ok(());
+            }
+            // Opaque first: it shows nothing with its whiteouts, and nothing without them.
+            let names: Vec<Box<[u8]>> = dir.slots.keys().cloned().collect();
+            let fd = self.dir_fd_of(&mut state)?;
+            if !names.is_empty() {
+                let at = At::Name(Arc::clone(to.fd), to.name.into());
+                upper.marks.set_opaque(&at)?;
+                for name in names {
+                    upper.remove_whiteout(fd.as_fd(), &name)?;
+                }
+            }
+            state.place = Where::Pinned(Arc::new(fd.try_clone()?.into()));
+            state.dir = Some(Box::new(Dir {
+                loaded: true,
+                ..Dir::default()
+            }));
+            return Ok(());
+        }
+        if moving.kind == FileType::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        if matches!(state.place, Where::Upper) && state.links.len() == 1 {
+            let at = self.at(&state)?;
+            let disk = at.stat()?.attr.kind;
+            state.place = Where::Pinned(at.pin(disk)?);
+        }
+        Ok(())
+    }
+
+    fn move_link(&self, node: &Node, from: &End<'_>, to: &End<'_>) {
+        let mut state = node.lock();
+        for link in &mut state.links {
+            if link.0 == from.parent.id && &*link.1 == from.name {
+                *link = (to.parent.id, to.name.into());
+                return;
+            }
+        }
+    }
+
+    fn swap(
+        &self,
+        from: &End<'_>,
+        to: &End<'_>,
+        moving: &Arc<Node>,
+        target: &Arc<Node>,
+        dirs: &mut Pair<'_>,
+    ) -> Result<(), Errno> {
+        let (from_in_lower, from_dir_below) = self.is_lower_dir(dirs.from()?, from.name)?;
+        let (to_in_lower, to_dir_below) = self.is_lower_dir(dirs.to()?, to.name)?;
+        self.mark_moved(moving, from.fd, from.name, to_dir_below)?;
+        self.mark_moved(target, to.fd, to.name, from_dir_below)?;
+        Upper::exchange(from.disk(), to.disk())?;
+        let (moving_dir, target_dir) = (
+            i64::from(moving.kind == FileType::Directory),
+            i64::from(target.kind == FileType::Directory),
+        );
+        dirs.from()?
+            .put(from.name, target.id, target.kind, from_in_lower);
+        dirs.to()?.put(to.name, moving.id, moving.kind, to_in_lower);
+        dirs.from()?.subdirs += target_dir - moving_dir;
+        dirs.to()?.subdirs += moving_dir - target_dir;
+        // Not one after the other: with two names of one file in play each must move once.
+        self.move_link(moving, from, to);
+        self.move_link(target, to, from);
+        Ok(())
+    }
+}

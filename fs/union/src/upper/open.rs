@@ -1,0 +1,121 @@
+//! Opening an upper directory: lock, clearing of what a dead process left, probes.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use rrun_core::Errno;
+use rustix::fs::{self as rfs, FlockOperation, Mode, OFlags, SeekFrom};
+
+use super::{Marks, Upper, errno, read_names, remove_tree};
+use crate::error::UnionError;
+use crate::options::Options;
+
+/// Where hard-link groups are remembered, inside the work directory.
+const INDEX: &[u8] = b"index";
+/// The unit in which sparse copy-up counts; a file system that reports holes more coarsely does
+/// not get it.
+const PROBE_BLOCK: u64 = 4096;
+
+fn open_dir(path: &Path) -> Result<OwnedFd, UnionError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rfs::open(path, flags, Mode::empty()).map_err(|error| UnionError::Directory {
+        action: "open",
+        path: path.to_owned(),
+        errno: errno(error),
+    })
+}
+
+impl Upper {
+    /// Opens the upper directory `upper` with work directory `work`, both existing.
+    pub(crate) fn open(upper: &Path, work: &Path, options: &Options) -> Result<Self, UnionError> {
+        let root = open_dir(upper)?;
+        let failed = |action| {
+            move |errno| UnionError::Directory {
+                action,
+                path: work.to_owned(),
+                errno,
+            }
+        };
+        let (work_fd, index) = if options.read_only {
+            (None, open_dir(&work.join("index")).ok())
+        } else {
+            let work_fd = open_dir(work)?;
+            rfs::flock(&work_fd, FlockOperation::NonBlockingLockExclusive)
+                .map_err(|_| UnionError::Busy(upper.to_owned()))?;
+            clear(&work_fd).map_err(failed("clear"))?;
+            match rfs::mkdirat(&work_fd, INDEX, Mode::RWXU) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(failed("write to")(errno(error))),
+            }
+            let index = Self::open_dir(work_fd.as_fd(), INDEX).map_err(failed("open"))?;
+            (Some(work_fd), Some(index))
+        };
+        let mut used = false;
+        read_names(root.as_fd(), |_, _| {
+            used = true;
+            Ok(())
+        })
+        .map_err(|errno| UnionError::Directory {
+            action: "read",
+            path: upper.to_owned(),
+            errno,
+        })?;
+        let sparse = options.sparse_copy_up
+            && work_fd
+                .as_ref()
+                .is_some_and(|w| holes_are_exact(w) == Ok(true));
+        Ok(Self {
+            root: Arc::new(root),
+            work: work_fd.map(Arc::new),
+            own_ids: (
+                rustix::process::geteuid().as_raw(),
+                rustix::process::getegid().as_raw(),
+            ),
+            index: index.map(Arc::new),
+            marks: Marks::of(options.xattrs),
+            ids: options.ids,
+            next_temporary: AtomicU64::new(0),
+            has_tmpfile: AtomicBool::new(true),
+            char_whiteouts: AtomicBool::new(true),
+            acls: AtomicBool::new(used),
+            sparse,
+        })
+    }
+}
+
+/// Removes everything in the work directory but the index.
+fn clear(work: &OwnedFd) -> Result<(), Errno> {
+    let mut names = Vec::new();
+    read_names(work.as_fd(), |name, _| {
+        if name != INDEX {
+            names.push(name.to_vec());
+        }
+        Ok(())
+    })?;
+    for name in names {
+        match remove_tree(work.as_fd(), &name, 0) {
+            // kernel overlayfs keeps a `work` of mode 000 here that is not ours to remove
+            Ok(()) | Err(Errno::EACCES | Errno::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the file system tells written blocks from holes exactly: that is where a sparse copy
+/// remembers what was written.
+fn holes_are_exact(work: &OwnedFd) -> Result<bool, Errno> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let fd = rfs::openat(work, ".", flags, Mode::RUSR | Mode::WUSR).map_err(errno)?;
+    let file = File::from(fd);
+    let at = 128 * PROBE_BLOCK;
+    rfs::ftruncate(&file, 1 << 20).map_err(errno)?;
+    file.write_all_at(&[1; 4096], at)?;
+    let data = rfs::seek(&file, SeekFrom::Data(0)).map_err(errno)?;
+    let hole = rfs::seek(&file, SeekFrom::Hole(data)).map_err(errno)?;
+    Ok(data == at && hole == at + PROBE_BLOCK)
+}
