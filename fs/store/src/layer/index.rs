@@ -283,7 +283,7 @@ impl IndexBuilder {
 }
 
 /// Name length (u16), value length (u32), name, value; in the order given.
-fn encode_xattrs(xattrs: &[(&[u8], &[u8])]) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn encode_xattrs(xattrs: &[(&[u8], &[u8])]) -> Result<Vec<u8>, StoreError> {
     let too_big = |_| StoreError::TooBig("an extended attribute");
     let mut out = Vec::new();
     for (name, value) in xattrs {
