@@ -5,7 +5,6 @@
     clippy::panic,
     reason = "test helpers"
 )]
-#![expect(clippy::print_stderr, reason = "tests say why they skip")]
 
 use std::fs::{self, File};
 use std::io::Read;
