@@ -72,11 +72,12 @@ fn monitor(command: impl Iterator<Item = OsString>) -> Outcome {
 
 /// Installs the filters, shows the listener to the monitor, becomes the command.
 fn init(command: &[OsString]) -> Outcome {
-    let filters = [default_filter(CAPABILITIES), squash_filter()];
-    let listener = install(&filters)?.ok_or("no listener")?;
+    let (squash, profile) = ([squash_filter()], [default_filter(CAPABILITIES)]);
+    let listener = install(&squash)?.ok_or("no listener")?;
     writeln!(io::stdout(), "{}", listener.as_raw_fd())?;
     io::stdin().read_line(&mut String::new())?;
     drop(listener);
+    install(&profile)?;
     let (program, args) = command.split_first().ok_or("no command")?;
     Err(Command::new(program).args(args).exec().into())
 }

@@ -21,8 +21,12 @@
 //! against the waiting call, after that everything goes through that descriptor, so a recycled
 //! process id cannot be confused. The caller must have `CAP_CHOWN` or `CAP_MKNOD`.
 //!
-//! Known differences from the kernel: path permissions are checked with our capabilities rather
-//! than the caller's.
+//! # Known differences from the kernel
+//!
+//! Path permissions are checked with our capabilities rather than the caller's. Below
+//! `/proc/self` only `fd/N` is understood, and `/dev/stdout` and the like: we have no process id
+//! in the container, and anything more general could lead from the host's `/proc` to its files.
+//! A device on a file system that does not keep our attributes stays an empty file.
 
 mod caller;
 mod error;
