@@ -361,6 +361,17 @@ pub(crate) fn setns(pidfd: BorrowedFd<'_>, flags: u64) -> io::Result<()> {
     check(ret.into()).map(drop)
 }
 
+/// Moves this process into new namespaces.
+///
+/// Source: `unshare(2)`.
+pub(crate) fn unshare(flags: u64) -> io::Result<()> {
+    let flags = i32::try_from(flags).map_err(|_| invalid())?;
+    // SAFETY: an integer; namespace flags only are passed, so no memory or descriptor table of
+    // other threads is affected.
+    let ret = unsafe { libc::unshare(flags) };
+    check(ret.into()).map(drop)
+}
+
 /// The magic number of the file system `fd` is on.
 pub(crate) fn filesystem_magic(fd: BorrowedFd<'_>) -> io::Result<i64> {
     // SAFETY: statfs is plain old data for which all-zero bytes are a valid value.
