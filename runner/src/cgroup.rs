@@ -19,6 +19,11 @@ const PARENT: &str = "rrun";
 /// Length of a scheduling period in microseconds: the kernel's default.
 const PERIOD_US: u64 = 100_000;
 
+/// Times the processes are looked for again, since they may fork while they are moved.
+const GATHER_ROUNDS_MAX: usize = 16;
+/// What is wrong when there is no group to freeze.
+const NO_GROUP: &str = "pause containers: no control group can be made for this user";
+
 /// The groups of a container, not entered yet.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
@@ -33,13 +38,24 @@ pub(crate) struct Groups {
 /// Makes the groups of a container, best effort.
 pub(crate) fn make(config: &ContainerConfig) -> Groups {
     let mut groups = Groups::default();
-    let unified = Path::new(ROOT).join("cgroup.controllers");
-    if unified.try_exists().unwrap_or(false) {
+    // Entering a group waits for all processors (some 5 ms), so only limits are worth it; pause
+    // makes its group when it is asked for.
+    if !config.limits.any() {
+        return groups;
+    }
+    if is_unified() {
         make_unified(config, &mut groups);
     } else {
         make_split(config, &mut groups);
     }
     groups
+}
+
+fn is_unified() -> bool {
+    Path::new(ROOT)
+        .join("cgroup.controllers")
+        .try_exists()
+        .unwrap_or(false)
 }
 
 fn make_unified(config: &ContainerConfig, groups: &mut Groups) {
@@ -96,10 +112,7 @@ fn unified_parent() -> Option<PathBuf> {
 }
 
 fn make_split(config: &ContainerConfig, groups: &mut Groups) {
-    let mut wanted = controllers(&config.limits);
-    // The freezer costs nothing and makes pause work.
-    wanted.push("freezer");
-    for controller in wanted {
+    for controller in controllers(&config.limits) {
         let parent = Path::new(ROOT).join(controller).join(PARENT);
         let dir = parent.join(&config.id);
         let made = make_dir(&parent).and_then(|()| make_group(&dir));
@@ -108,7 +121,6 @@ fn make_split(config: &ContainerConfig, groups: &mut Groups) {
                 groups.doors.push(door);
                 groups.dirs.push(dir);
             }
-            Err(_) if controller == "freezer" => {}
             Err(error) => groups
                 .warnings
                 .push(unenforced(&format!("{controller}: {error}"))),
@@ -201,9 +213,16 @@ pub(crate) fn join(dirs: &[PathBuf]) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a container's groups are frozen.
-pub(crate) fn frozen(groups: &[PathBuf]) -> bool {
-    groups.iter().any(|group| {
+/// Where a container's processes are when it is or was paused.
+fn pause_groups(id: &str, dirs: &[PathBuf]) -> Vec<PathBuf> {
+    let old = Path::new(ROOT).join("freezer").join(PARENT).join(id);
+    let new = Path::new(ROOT).join(PARENT).join(id);
+    dirs.iter().cloned().chain([old, new]).collect()
+}
+
+/// Whether a container is frozen.
+pub(crate) fn frozen(id: &str, dirs: &[PathBuf]) -> bool {
+    pause_groups(id, dirs).iter().any(|group| {
         std::fs::read_to_string(group.join("cgroup.events"))
             .is_ok_and(|text| text.lines().any(|line| line == "frozen 1"))
             || std::fs::read_to_string(group.join("freezer.state"))
@@ -215,13 +234,25 @@ pub(crate) fn frozen(groups: &[PathBuf]) -> bool {
 ///
 /// # Errors
 ///
-/// When it does not run, or the host gave it no group.
+/// When it does not run, or the host lets us make no group.
 pub(crate) fn freeze(dir: &Path, freeze: bool) -> Result<(), RunnerError> {
+    let id = crate::container::id_of(dir);
     let state = state::read(dir)?;
-    if !matches!(state.status, Status::Running | Status::Paused) {
-        return Err(RunnerError::NotRunning(crate::container::id_of(dir)));
+    match (state.status, freeze) {
+        (Status::Running, true) | (Status::Paused, false) => {}
+        (Status::Paused, true) => return Err(already(&id, "already paused")),
+        (Status::Running, false) => return Err(already(&id, "not paused")),
+        (Status::Created | Status::Exited, _) => return Err(RunnerError::NotRunning(id)),
     }
-    for group in &state.cgroups {
+    if freeze
+        && !state
+            .cgroups
+            .iter()
+            .any(|group| group.join("cgroup.freeze").is_file())
+    {
+        gather(dir, &id)?;
+    }
+    for group in pause_groups(&id, &state.cgroups) {
         let (new, old) = (group.join("cgroup.freeze"), group.join("freezer.state"));
         if new.try_exists().unwrap_or(false) {
             return std::fs::write(&new, if freeze { "1" } else { "0" }).at("write", new);
@@ -231,9 +262,42 @@ pub(crate) fn freeze(dir: &Path, freeze: bool) -> Result<(), RunnerError> {
             return std::fs::write(&old, word).at("write", old);
         }
     }
-    Err(RunnerError::Unsupported(
-        "pause this container: it has no control group of its own",
-    ))
+    Err(RunnerError::Unsupported(NO_GROUP))
+}
+
+fn already(id: &str, what: &str) -> RunnerError {
+    RunnerError::Failed(crate::error::Failure::setup(format!(
+        "container {id} is {what}"
+    )))
+}
+
+/// Brings all processes of a container into a group that can be frozen.
+fn gather(dir: &Path, id: &str) -> Result<(), RunnerError> {
+    let parent = if is_unified() {
+        unified_parent().ok_or(RunnerError::Unsupported(NO_GROUP))?
+    } else {
+        Path::new(ROOT).join("freezer").join(PARENT)
+    };
+    let group = parent.join(id);
+    if make_dir(&parent).and_then(|()| make_dir(&group)).is_err() {
+        return Err(RunnerError::Unsupported(NO_GROUP));
+    }
+    let mut before = Vec::new();
+    for _ in 0..GATHER_ROUNDS_MAX {
+        let now = crate::container::processes(dir)?;
+        if now == before {
+            break;
+        }
+        for pid in &now {
+            match std::fs::write(group.join("cgroup.procs"), pid.to_string()) {
+                Ok(()) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(error) => return Err(error).at("fill", group),
+            }
+        }
+        before = now;
+    }
+    Ok(())
 }
 
 /// Whether the kernel killed something in the groups for lack of memory.
@@ -251,8 +315,8 @@ pub(crate) fn out_of_memory(groups: &[PathBuf]) -> bool {
 }
 
 /// Removes the groups of a container that has ended.
-pub(crate) fn remove(groups: &[PathBuf]) {
-    for group in groups {
+pub(crate) fn remove(id: &str, dirs: &[PathBuf]) {
+    for group in pause_groups(id, dirs) {
         // A group that is still busy is harmless, and removed with the container.
         let _busy = std::fs::remove_dir(group);
     }

@@ -199,7 +199,7 @@ pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
         let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
         wait_readable(pidfd.as_fd(), 5000);
     }
-    crate::cgroup::remove(&claim.cgroups);
+    crate::cgroup::remove(&id_of(dir), &claim.cgroups);
     let _gone = std::fs::remove_file(dir.join(crate::monitor::SOCKET));
     let state = State {
         pid: 0,

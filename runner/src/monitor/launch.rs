@@ -187,7 +187,7 @@ fn start_processes(
         Err(error) => {
             init.signal(libc::SIGKILL);
             init.reap();
-            crate::cgroup::remove(&cgroups);
+            crate::cgroup::remove(&config.id, &cgroups);
             return Err(server_error(dir, server.as_ref(), &error).unwrap_or(error));
         }
     };

@@ -385,7 +385,7 @@ impl Loop<'_> {
             supervisor.signal(libc::SIGKILL);
             supervisor.reap();
         }
-        crate::cgroup::remove(&running.state.cgroups);
+        crate::cgroup::remove(&running.config.id, &running.state.cgroups);
         running.state.cgroups.clear();
         running.state.finished_at = crate::time::now();
         // Readers see an exit without it too: the lock will be free.
