@@ -5,13 +5,25 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rrun_runner::attach::{self, AttachOptions, Outcome};
-use rrun_runner::{ContainerConfig, IdMap, Root, RunnerError, StartOptions, container, monitor};
+use rrun_runner::{
+    ContainerConfig, IdMap, Root, RunnerError, StartOptions, container, exec, monitor,
+};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.as_slice() {
         [command, dir] if command == "__monitor" => {
             monitor::run(Path::new(dir), monitor::MonitorOptions::default()).map(|()| 0)
+        }
+        [command] if command == "__ids" => monitor::supervise().map(|()| 0),
+        [command, flags, dir, argv @ ..] if command == "exec" => {
+            let spec = exec::ExecSpec {
+                argv: argv.to_vec(),
+                tty: flags.contains('t'),
+                stdin: flags.contains('i'),
+                ..exec::ExecSpec::default()
+            };
+            exec::run(Path::new(dir), &spec)
         }
         _ => run(&args),
     };
@@ -48,6 +60,7 @@ fn run(args: &[String]) -> Result<i32, RunnerError> {
     config.argv = args.cloned().collect();
     let containers = std::env::var_os("CONTAINERS")
         .map_or_else(|| std::env::temp_dir().join("rrun-example"), PathBuf::from);
+    config.ids_argv = vec!["/proc/self/exe".into(), "__ids".into()];
     let dir = container::create(&containers, &config)?;
     let monitor: Vec<OsString> = vec![
         "/proc/self/exe".into(),

@@ -11,7 +11,7 @@ use crate::error::{At, RunnerError};
 use crate::monitor::SOCKET;
 use crate::protocol::{self, Frame};
 use crate::terminal::RawMode;
-use crate::{signals, sys, terminal};
+use crate::{sys, terminal};
 
 /// Bytes read at once: the size of a pipe.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -89,6 +89,29 @@ pub fn connect(dir: &Path) -> Result<OwnedFd, RunnerError> {
     }
 }
 
+/// The signals that go to a process instead of us, and the one of a changed terminal size.
+///
+/// Not those that job control, children or our own faults cause.
+pub(crate) fn forwarded_signals() -> Vec<i32> {
+    let kept = [
+        libc::SIGKILL,
+        libc::SIGSTOP,
+        libc::SIGCHLD,
+        libc::SIGURG,
+        libc::SIGPIPE,
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGTRAP,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+        libc::SIGCONT,
+    ];
+    (1..=31).filter(|signal| !kept.contains(signal)).collect()
+}
+
 struct Client<'a> {
     socket: &'a OwnedFd,
     options: &'a AttachOptions,
@@ -108,29 +131,11 @@ struct Client<'a> {
 ///
 /// When the terminal or the connection fails.
 pub fn run(socket: &OwnedFd, options: &AttachOptions) -> Result<Outcome, RunnerError> {
-    let mut wanted = vec![libc::SIGWINCH];
-    if options.forward_signals {
-        wanted.extend((1..=31).filter(|signal| {
-            !matches!(
-                *signal,
-                libc::SIGKILL
-                    | libc::SIGSTOP
-                    | libc::SIGCHLD
-                    | libc::SIGURG
-                    | libc::SIGPIPE
-                    | libc::SIGSEGV
-                    | libc::SIGBUS
-                    | libc::SIGFPE
-                    | libc::SIGILL
-                    | libc::SIGTRAP
-                    | libc::SIGTSTP
-                    | libc::SIGTTIN
-                    | libc::SIGTTOU
-                    | libc::SIGCONT
-                    | libc::SIGWINCH
-            )
-        }));
-    }
+    let wanted = if options.forward_signals {
+        forwarded_signals()
+    } else {
+        vec![libc::SIGWINCH]
+    };
     let signals = sys::signal_fd(&wanted).at("catch signals for", "the container")?;
     let raw = if options.tty && options.stdin {
         RawMode::enter(io::stdin()).at("make raw", "the terminal")?
@@ -336,12 +341,6 @@ pub fn parse_detach_keys(text: &str) -> Option<Vec<u8>> {
             (None, _) => None,
         })
         .collect()
-}
-
-/// The number of a signal that a client sends, kept here so that callers need one module.
-#[must_use]
-pub fn signal_by_name(name: &str) -> Option<i32> {
-    signals::parse(name)
 }
 
 #[cfg(test)]

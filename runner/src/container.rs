@@ -83,6 +83,10 @@ pub fn kill(dir: &Path, signal: i32) -> Result<(), RunnerError> {
         return Err(not_running());
     }
     let (_, pidfd) = state::open_init(&state).ok_or_else(not_running)?;
+    // Under a version 1 freezer even SIGKILL waits.
+    if signal == libc::SIGKILL && state.status == Status::Paused {
+        unpause(dir)?;
+    }
     match sys::pidfd_signal(pidfd.as_fd(), signal) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(not_running()),
         other => other.at("send a signal to", dir),
@@ -99,9 +103,12 @@ pub fn kill(dir: &Path, signal: i32) -> Result<(), RunnerError> {
 pub fn stop(dir: &Path, timeout: Duration) -> Result<(), RunnerError> {
     let config = ContainerConfig::load(dir)?;
     let signal = crate::signals::parse(&config.stop_signal).unwrap_or(libc::SIGTERM);
-    let ended = |error: RunnerError| match error {
-        RunnerError::NotRunning(_) => Ok(()),
-        other => Err(other),
+    let ended = |error: RunnerError| {
+        if matches!(error, RunnerError::NotRunning(_)) {
+            Ok(())
+        } else {
+            Err(error)
+        }
     };
     kill(dir, signal).or_else(ended)?;
     if wait_end(dir, Some(timeout))? {
@@ -192,7 +199,7 @@ pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
         let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
         wait_readable(pidfd.as_fd(), 5000);
     }
-    crate::cgroup::remove(&claim.cgroups);
+    crate::cgroup::remove(&id_of(dir), &claim.cgroups);
     let _gone = std::fs::remove_file(dir.join(crate::monitor::SOCKET));
     let state = State {
         pid: 0,
@@ -243,6 +250,46 @@ pub fn load(dir: &Path) -> Result<Container, RunnerError> {
         config: ContainerConfig::load(dir)?,
         state: state::read(dir)?,
     })
+}
+
+/// Freezes all processes of the container.
+///
+/// # Errors
+///
+/// When it does not run, or the host gave it no control group.
+pub fn pause(dir: &Path) -> Result<(), RunnerError> {
+    crate::cgroup::freeze(dir, true)
+}
+
+/// Lets the processes of a frozen container go on.
+///
+/// # Errors
+///
+/// As [`pause`].
+pub fn unpause(dir: &Path) -> Result<(), RunnerError> {
+    crate::cgroup::freeze(dir, false)
+}
+
+/// Host ids of the processes in the container, the first one first.
+///
+/// # Errors
+///
+/// When it does not run, or `/proc` cannot be read.
+pub fn processes(dir: &Path) -> Result<Vec<i32>, RunnerError> {
+    let state = state::read(dir)?;
+    let not_running = || RunnerError::NotRunning(id_of(dir));
+    let (init, _pidfd) = state::open_init(&state).ok_or_else(not_running)?;
+    let init = init.as_raw_nonzero().get();
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace(init).ok_or_else(not_running)?;
+    let mut found: Vec<i32> = std::fs::read_dir("/proc")
+        .at("list", "/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != init && namespace(*pid).as_ref() == Some(&own))
+        .collect();
+    found.sort_unstable();
+    found.insert(0, init);
+    Ok(found)
 }
 
 /// Makes the container's mounts write what they hold in memory, so that readers of its files from

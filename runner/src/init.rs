@@ -29,6 +29,8 @@ pub(crate) struct Line<'a> {
     pub(crate) server: Option<BorrowedFd<'a>>,
     /// Standard streams, when there is no terminal.
     pub(crate) streams: Option<[BorrowedFd<'a>; 3]>,
+    /// The `cgroup.procs` of the container's groups.
+    pub(crate) cgroups: &'a [File],
     /// The system call filters.
     pub(crate) filters: &'a crate::filters::Filters,
 }
@@ -61,6 +63,7 @@ pub(crate) fn run(steps: &[Step], line: &Line<'_>) -> Failure {
 
 fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
     match step {
+        Step::EnterCgroups => enter_cgroups(line),
         Step::BecomeMappedRoot => become_mapped_root(line),
         Step::MakeMountsPrivate => rustix::mount::mount_change(
             "/",
@@ -107,6 +110,7 @@ fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failur
             let streams = process::Streams {
                 terminal,
                 pipes: line.streams,
+                dies_with_parent: true,
             };
             Err(process::execute(spec, &streams, line.filters, line.monitor))
         }
@@ -120,6 +124,13 @@ fn root(made: &Made) -> Result<BorrowedFd<'_>, Failure> {
         .ok_or_else(|| Failure::setup("no root is mounted"))
 }
 
+fn enter_cgroups(line: &Line<'_>) -> Result<(), Failure> {
+    for door in line.cgroups {
+        rustix::io::write(door, b"0").step("enter the control group")?;
+    }
+    sys::unshare(sys::CLONE_NEWCGROUP).step("make the cgroup namespace")
+}
+
 fn become_mapped_root(line: &Line<'_>) -> Result<(), Failure> {
     match channel::receive(line.monitor).step("wait for the id map")? {
         Some((Message::IdMapWritten, _)) => {}
@@ -129,6 +140,11 @@ fn become_mapped_root(line: &Line<'_>) -> Result<(), Failure> {
             ));
         }
     }
+    become_root()
+}
+
+/// Becomes root of the current user namespace.
+pub(crate) fn become_root() -> Result<(), Failure> {
     let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
     set_thread_res_gid(gid, gid, gid).step("become the mapped root group")?;
     // Refused where setgroups is denied; then the groups stay, unmapped.

@@ -11,6 +11,7 @@ mod channel;
 mod config;
 pub mod container;
 mod error;
+pub mod exec;
 mod files;
 mod filters;
 pub mod ids;

@@ -78,6 +78,8 @@ pub struct HostFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
+    /// Enter the control groups made by the monitor, then a cgroup namespace rooted there.
+    EnterCgroups,
     /// Wait until the id map is written, then become root inside.
     BecomeMappedRoot,
     /// Cut mount propagation with the host.
@@ -231,23 +233,27 @@ pub fn environment(env: &[String], hostname: &str, tty: bool) -> Vec<String> {
     lines
 }
 
+/// The `CLONE_NEW*` bits of a container's first process. The cgroup namespace is not among them:
+/// it is made when the groups were entered.
+pub(crate) fn namespaces(config: &ContainerConfig) -> u64 {
+    let mut flags = sys::CLONE_NEWNS | sys::CLONE_NEWPID | sys::CLONE_NEWIPC | sys::CLONE_NEWUTS;
+    if config.network == Network::None {
+        flags |= sys::CLONE_NEWNET;
+    }
+    if config.has_user_namespace() {
+        flags |= sys::CLONE_NEWUSER;
+    }
+    flags
+}
+
 impl Plan {
     /// Computes what starting `config` on this host does. Pure: touches nothing.
     #[must_use]
     pub fn new(config: &ContainerConfig, host: &HostFacts) -> Self {
         let own_network = matches!(config.network, Network::None);
         let user_namespace = config.has_user_namespace();
-        let mut namespaces = sys::CLONE_NEWNS
-            | sys::CLONE_NEWPID
-            | sys::CLONE_NEWIPC
-            | sys::CLONE_NEWUTS
-            | sys::CLONE_NEWCGROUP;
-        if own_network {
-            namespaces |= sys::CLONE_NEWNET;
-        }
-        let mut steps = Vec::new();
+        let mut steps = vec![Step::EnterCgroups];
         if user_namespace {
-            namespaces |= sys::CLONE_NEWUSER;
             steps.push(Step::BecomeMappedRoot);
         }
         steps.push(Step::MakeMountsPrivate);
@@ -271,7 +277,10 @@ impl Plan {
         }
         steps.extend(config.rlimits.iter().cloned().map(Step::SetRlimit));
         steps.push(Step::Execute(ProcessSpec::main(config)));
-        Self { namespaces, steps }
+        Self {
+            namespaces: namespaces(config),
+            steps,
+        }
     }
 
     /// Whether init mounts FUSE and so needs a server.
@@ -347,7 +356,7 @@ mod tests {
             ..ContainerConfig::default()
         };
         let plan = Plan::new(&config, &host());
-        assert_eq!(plan.steps.first(), Some(&Step::BecomeMappedRoot));
+        assert_eq!(plan.steps.get(1), Some(&Step::BecomeMappedRoot));
         assert_eq!(
             plan.steps
                 .iter()

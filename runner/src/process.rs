@@ -32,6 +32,8 @@ pub(crate) struct Streams<'a> {
     pub(crate) terminal: Option<OwnedFd>,
     /// Otherwise, three descriptors.
     pub(crate) pipes: Option<[BorrowedFd<'a>; 3]>,
+    /// Whether the process is killed when its parent ends.
+    pub(crate) dies_with_parent: bool,
 }
 
 /// Opens a new terminal in the devpts instance mounted at `pts`: master and slave.
@@ -96,8 +98,10 @@ fn prepare(
     }
     let program = find_program(spec, &env)?;
     sys::close_range_cloexec().step("close descriptors")?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .step("ask to die with the monitor")?;
+    if streams.dies_with_parent {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .step("ask to die with the monitor")?;
+    }
     let strings = |list: &[String]| -> Result<Vec<CString>, Failure> {
         list.iter()
             .map(|text| CString::new(text.as_str()))

@@ -1,7 +1,7 @@
 //! Paths inside a container's root, resolved once to descriptors that never leave it.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};

@@ -78,7 +78,9 @@ pub fn read(dir: &Path) -> Result<State, RunnerError> {
             "the monitor ended before the container".clone_into(&mut state.error);
         }
     }
-    if state.status == Status::Running && crate::cgroup::frozen(&state.cgroups) {
+    if state.status == Status::Running
+        && crate::cgroup::frozen(&crate::container::id_of(dir), &state.cgroups)
+    {
         state.status = Status::Paused;
     }
     Ok(state)

@@ -138,7 +138,7 @@ mod tests {
         }
         let closed = top.join("closed/inner");
         std::fs::create_dir_all(closed.join("x")).unwrap();
-        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(&closed, PermissionsExt::from_mode(0o000)).unwrap();
         remove(&top).unwrap();
         assert!(!top.try_exists().unwrap());
         assert!(keep.try_exists().unwrap());

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::{Child, SERVER_LOG, StartOptions};
+use super::{Child, SERVER_LOG, StartOptions, wait_readable};
 use crate::channel::{self, Message};
 use crate::config::{ContainerConfig, IdMap, Root};
 use crate::error::{At, Failure, RunnerError};
@@ -19,6 +19,9 @@ use crate::{init, sys};
 
 /// How long the server may take to end after its mount is gone, in milliseconds.
 pub(super) const SERVER_END_MS: u32 = 5000;
+
+/// What init meets when its file-system server is gone: `EPIPE`, `ENOTCONN`, `ECONNABORTED`.
+const SERVER_GONE: [&str; 3] = ["os error 32)", "os error 107)", "os error 103)"];
 
 /// A container that runs, as its monitor holds it.
 #[derive(Debug)]
@@ -140,13 +143,14 @@ fn start_processes(
     };
     let plan = Plan::new(config, &host);
     let (server, server_line) = start_server(dir, config)?;
-    let filters = Filters::prepare(&ProcessSpec::main(config));
+    let filters = Filters::prepare(&ProcessSpec::main(config), !config.ids_argv.is_empty());
     let pipes = if config.tty {
         None
     } else {
         Some(make_pipes(config).at("make the streams of", dir)?)
     };
     let (ours, theirs) = channel::pair().at("make a line to the first process of", dir)?;
+    let groups = crate::cgroup::make(config);
     let forked = sys::fork(plan.namespaces).at("make the namespaces of", dir)?;
     let pid = match forked {
         sys::Fork::Child => {
@@ -158,6 +162,7 @@ fn start_processes(
                 monitor: theirs.as_fd(),
                 server: server_line.as_ref().map(AsFd::as_fd),
                 streams,
+                cgroups: &groups.doors,
                 filters: &filters,
             };
             let failure = init::run(&plan.steps, &line);
@@ -169,7 +174,12 @@ fn start_processes(
     drop(theirs);
     drop(server_line);
     let init = Child::new(pid).at("watch the first process of", dir)?;
-    let (cgroups, warnings) = crate::cgroup::enter(config, pid);
+    let crate::cgroup::Groups {
+        dirs: cgroups,
+        warnings,
+        doors,
+    } = groups;
+    drop(doors);
     let outcome = write_id_map(config, &host, pid, ours.as_fd())
         .and_then(|()| await_exec(config, options, &init, ours.as_fd()));
     let (terminal, supervisor) = match outcome {
@@ -177,42 +187,54 @@ fn start_processes(
         Err(error) => {
             init.signal(libc::SIGKILL);
             init.reap();
-            crate::cgroup::remove(&cgroups);
-            return Err(server_error(dir, server.as_ref()).unwrap_or(error));
+            crate::cgroup::remove(&config.id, &cgroups);
+            return Err(server_error(dir, server.as_ref(), &error).unwrap_or(error));
         }
     };
-    let ([output, error], input) = match (terminal, pipes) {
-        (Some((master, slave)), _) => ([Some(master), None], Some(slave)),
-        (None, Some(pipes)) => {
-            let [input, output, error] = pipes.near;
-            ([output, error], input)
-        }
-        (None, None) => ([None, None], None),
-    };
+    let (outputs, input) = near_streams(terminal, pipes);
     Ok(Started {
         init,
         server,
         supervisor,
-        outputs: [output, error],
+        outputs,
         input,
         cgroups,
         warnings,
     })
 }
 
-/// What the server said, when it is the server that failed.
-fn server_error(dir: &Path, server: Option<&Child>) -> Option<RunnerError> {
-    let code = server?.wait(SERVER_END_MS);
-    if code == Some(0) {
+/// Our sides of the streams: outputs, then input or the terminal's slave side.
+fn near_streams(
+    terminal: Option<(OwnedFd, OwnedFd)>,
+    pipes: Option<Pipes>,
+) -> ([Option<OwnedFd>; 2], Option<OwnedFd>) {
+    match (terminal, pipes) {
+        (Some((master, slave)), _) => ([Some(master), None], Some(slave)),
+        (None, Some(pipes)) => {
+            let [input, output, error] = pipes.near;
+            ([output, error], input)
+        }
+        (None, None) => ([None, None], None),
+    }
+}
+
+/// What the server said, when it is the server that failed; sees to its end in any case.
+fn server_error(dir: &Path, server: Option<&Child>, error: &RunnerError) -> Option<RunnerError> {
+    let server = server?;
+    let text = error.to_string();
+    let dead = wait_readable(server.pidfd.as_fd(), 0);
+    let blamed = dead || SERVER_GONE.iter().any(|errno| text.contains(errno));
+    let code = server.wait(SERVER_END_MS).unwrap_or_else(|| {
+        server.signal(libc::SIGKILL);
+        server.reap()
+    });
+    if code == 0 || !blamed {
         return None;
     }
-    if code.is_none() {
-        server?.signal(libc::SIGKILL);
-        server?.reap();
-    }
-    let text = super::last_line(&dir.join(SERVER_LOG))?;
+    let said =
+        super::last_line(&dir.join(SERVER_LOG)).unwrap_or_else(|| format!("exit code {code}"));
     Some(RunnerError::Failed(Failure::setup(format!(
-        "the file-system server failed: {text}"
+        "the file-system server failed: {said}"
     ))))
 }
 
@@ -286,7 +308,7 @@ fn await_exec(
             }
             Some((Message::Listener, fds)) => {
                 if let Some(listener) = fds.into_iter().next() {
-                    supervisor = Some(start_supervisor(config, &listener, init)?);
+                    supervisor = Some(start_supervisor(config, &listener, init.pidfd.as_fd())?);
                 }
             }
             Some(_) => return Err(RunnerError::Failed(Failure::setup("init said nonsense"))),
@@ -306,14 +328,10 @@ fn await_exec(
 pub(crate) fn start_supervisor(
     config: &ContainerConfig,
     listener: &OwnedFd,
-    init: &Child,
+    init: BorrowedFd<'_>,
 ) -> Result<Child, RunnerError> {
     let proc = File::open("/proc").at("open", "/proc")?;
-    let fds = [
-        (listener.as_fd(), 3),
-        (proc.as_fd(), 4),
-        (init.pidfd.as_fd(), 5),
-    ];
+    let fds = [(listener.as_fd(), 3), (proc.as_fd(), 4), (init, 5)];
     let pid = sys::spawn(&sys::Spawn {
         argv: &config.ids_argv,
         fds: &fds,

@@ -3,6 +3,8 @@
 mod launch;
 mod serve;
 
+pub(crate) use launch::start_supervisor;
+
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel::{self, Message};
 use crate::config::ContainerConfig;
-use crate::error::{At, Failure, FailureClass, RunnerError};
+use crate::error::{At, Failure, RunnerError};
 use crate::{state, sys};
 
 /// The descriptor on which the monitor is told what to do and answers.
@@ -34,11 +36,14 @@ pub struct StartOptions {
     pub attach: bool,
 }
 
+/// Called with what the container was and how it ended.
+pub type ExitHook = Box<dyn FnOnce(&ContainerConfig, &state::State)>;
+
 /// What the caller of [`run`] decides.
 #[derive(Default)]
 pub struct MonitorOptions {
     /// Called when the container has ended and its state is written, before `auto_remove`.
-    pub on_exit: Option<Box<dyn FnOnce(&ContainerConfig, &state::State)>>,
+    pub on_exit: Option<ExitHook>,
 }
 
 impl std::fmt::Debug for MonitorOptions {
@@ -120,21 +125,39 @@ pub fn run(dir: &Path, options: MonitorOptions) -> Result<(), RunnerError> {
             // The starter may be gone already; the container runs on.
             let _gone = channel::send(line.as_fd(), &Message::Started { warnings }, &[]);
             drop(line);
-            serve::serve(&mut container)?;
-            serve::finish(container, options)
+            serve::serve(&mut container, options)
         }
         Err(error) => {
             let failure = match &error {
                 RunnerError::Failed(failure) => failure.clone(),
-                other => Failure {
-                    class: FailureClass::Setup,
-                    text: other.to_string(),
-                },
+                RunnerError::Io { .. }
+                | RunnerError::Malformed { .. }
+                | RunnerError::NoSuchContainer(_)
+                | RunnerError::Ambiguous(_)
+                | RunnerError::NameInUse { .. }
+                | RunnerError::BadName(_)
+                | RunnerError::NotRunning(_)
+                | RunnerError::Running(_)
+                | RunnerError::Unsupported(_) => Failure::setup(error.to_string()),
             };
             let _gone = channel::send(line.as_fd(), &Message::Failed(failure), &[]);
             Err(error)
         }
     }
+}
+
+/// Runs the id supervisor: the body of `rrun __ids`. Expects what [`run`] leaves: the listener on
+/// descriptor 3, the host's `/proc` on 4, a pid descriptor of the container on 5.
+///
+/// # Errors
+///
+/// When the descriptors are not there or the namespaces cannot be joined.
+pub fn supervise() -> Result<(), RunnerError> {
+    let take = |number: i32| sys::inherited(number).at("take over", "the listener");
+    let (listener, procfs, process) = (take(3)?, take(4)?, take(5)?);
+    let entry = crate::ids::Entry::Process(process.as_fd());
+    crate::ids::enter_and_supervise(&entry, listener, procfs)
+        .map_err(|error| RunnerError::Failed(Failure::setup(error.to_string())))
 }
 
 /// Starts the container in `dir`: runs `monitor_argv` in a session of its own and waits until the

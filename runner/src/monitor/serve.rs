@@ -54,7 +54,7 @@ enum Source {
 }
 
 /// Carries streams and signals until the container has ended; the outcome is in the state.
-pub(super) fn serve(running: &mut Running) -> Result<(), RunnerError> {
+pub(super) fn serve(running: &mut Running, options: MonitorOptions) -> Result<(), RunnerError> {
     let listener = listen(&running.dir)?;
     let mut this = Loop {
         clients: Vec::new(),
@@ -68,7 +68,7 @@ pub(super) fn serve(running: &mut Running) -> Result<(), RunnerError> {
     }
     while !this.turn(&listener)? {}
     this.drain_outputs();
-    this.settle();
+    this.settle(options);
     Ok(())
 }
 
@@ -364,7 +364,7 @@ impl Loop<'_> {
     }
 
     /// Collects the exit code, ends the helpers, writes the state, tells the clients.
-    fn settle(&mut self) {
+    fn settle(&mut self, options: MonitorOptions) {
         let running = &mut *self.running;
         running.state.exit_code = running.init.reap();
         running.state.status = Status::Exited;
@@ -385,12 +385,15 @@ impl Loop<'_> {
             supervisor.signal(libc::SIGKILL);
             supervisor.reap();
         }
-        crate::cgroup::remove(&running.state.cgroups);
+        crate::cgroup::remove(&running.config.id, &running.state.cgroups);
         running.state.cgroups.clear();
         running.state.finished_at = crate::time::now();
         // Readers see an exit without it too: the lock will be free.
         let _unwritten = state::write(&running.dir, &running.state);
         let _gone = std::fs::remove_file(running.dir.join(SOCKET));
+        if let Some(on_exit) = options.on_exit {
+            on_exit(&running.config, &running.state);
+        }
         if running.config.auto_remove {
             let _left = crate::container::remove_files(&running.dir, &running.config);
         }
@@ -441,13 +444,4 @@ fn timespec(duration: Duration) -> Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),
     }
-}
-
-/// What is left to do when nobody waits any more.
-pub(super) fn finish(running: Running, options: MonitorOptions) -> Result<(), RunnerError> {
-    if let Some(on_exit) = options.on_exit {
-        on_exit(&running.config, &running.state);
-    }
-    drop(running);
-    Ok(())
 }

@@ -258,13 +258,20 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
         .map(|text| text.as_ptr().cast_mut())
         .chain([ptr::null_mut()])
         .collect();
+    // A source must not sit on a number that an earlier step of the list overwrites.
+    let above = spawn.fds.iter().map(|(_, to)| to + 1).max().unwrap_or(0);
+    let sources = spawn
+        .fds
+        .iter()
+        .map(|(fd, to)| Ok((rustix::io::fcntl_dupfd_cloexec(fd, above)?, *to)))
+        .collect::<io::Result<Vec<(OwnedFd, RawFd)>>>()?;
     let mut actions = mem::MaybeUninit::<libc::posix_spawn_file_actions_t>::uninit();
     let mut attr = mem::MaybeUninit::<libc::posix_spawnattr_t>::uninit();
     // SAFETY: init functions write the whole object and fail only for lack of memory.
     unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) };
     // SAFETY: as above.
     unsafe { libc::posix_spawnattr_init(attr.as_mut_ptr()) };
-    for (from, to) in spawn.fds {
+    for (from, to) in &sources {
         // SAFETY: `actions` was initialised above.
         unsafe {
             libc::posix_spawn_file_actions_adddup2(actions.as_mut_ptr(), from.as_raw_fd(), *to)
@@ -358,6 +365,17 @@ pub(crate) fn setns(pidfd: BorrowedFd<'_>, flags: u64) -> io::Result<()> {
     let flags = i32::try_from(flags).map_err(|_| invalid())?;
     // SAFETY: two integers; the caller is single-threaded, so no other thread shares the change.
     let ret = unsafe { libc::setns(pidfd.as_raw_fd(), flags) };
+    check(ret.into()).map(drop)
+}
+
+/// Moves this process into new namespaces.
+///
+/// Source: `unshare(2)`.
+pub(crate) fn unshare(flags: u64) -> io::Result<()> {
+    let flags = i32::try_from(flags).map_err(|_| invalid())?;
+    // SAFETY: an integer; namespace flags only are passed, so no memory or descriptor table of
+    // other threads is affected.
+    let ret = unsafe { libc::unshare(flags) };
     check(ret.into()).map(drop)
 }
 
