@@ -1,23 +1,25 @@
-//! stub
+//! Bases: the merged, immutable tree of an image in one file, mapped into memory.
+
+mod build;
+mod format;
+mod read;
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use rrun_core::{Attr, Data, Digest, Errno, Lower, LowerEntry, NodeId};
+use rrun_core::Digest;
 
-use crate::{Store, StoreError};
+use crate::Store;
+use crate::error::{At, StoreError};
+use crate::store::chain_id;
+pub use read::Base;
 
-/// The merged, immutable tree of an image.
-#[derive(Debug, Clone)]
-pub struct Base {
-    chain: Arc<Digest>,
-}
+pub(crate) use format::{View, verify};
 
-impl Base {
-    /// The chainID of the layers it was merged from.
-    #[must_use]
-    pub fn chain_id(&self) -> Digest {
-        *self.chain
-    }
-}
+/// Most layers of one image: the number of a layer has 16 bits in a node.
+const LAYERS_MAX: usize = 1 << 16;
 
 impl Store {
     /// Opens the merged tree of a stack of layers, lowest first; builds it if it is missing.
@@ -26,47 +28,45 @@ impl Store {
     ///
     /// `LayerMissing`; `LinkTargetMissing`, `Merge` for layers that do not fit together.
     pub fn base(&self, diff_ids: &[Digest]) -> Result<Base, StoreError> {
-        Err(StoreError::BaseMissing(crate::chain_id(diff_ids)))
+        let chain = chain_id(diff_ids);
+        if let Some(base) = self.open_base(&chain)? {
+            return Ok(base);
+        }
+        self.build_base(&chain, diff_ids)?;
+        self.open_base(&chain)?
+            .ok_or(StoreError::BaseMissing(chain))
     }
-}
 
-impl Lower for Base {
-    fn attr(&self, _: NodeId) -> Result<Attr, Errno> {
-        Err(Errno::EIO)
+    pub(crate) fn base_path(&self, chain: &Digest) -> PathBuf {
+        self.dir("bases").join(chain.hex())
     }
-    fn lookup(&self, _: NodeId, _: &[u8]) -> Result<Option<NodeId>, Errno> {
-        Err(Errno::EIO)
+
+    /// Opens a base that is there.
+    pub(crate) fn open_base(&self, chain: &Digest) -> Result<Option<Base>, StoreError> {
+        let path = self.base_path(chain);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).at("open", &path),
+        };
+        let map = crate::sys::map_file(&file).at("map", &path)?;
+        let corrupt = |what| StoreError::Corrupt {
+            path: path.clone(),
+            what,
+        };
+        let view = View::new(&map, chain).map_err(corrupt)?;
+        Ok(Some(Base::new(Arc::new(map), view, self.objects_fd())))
     }
-    fn entries(
-        &self,
-        _: NodeId,
-        _: u64,
-        _: &mut dyn FnMut(LowerEntry<'_>) -> bool,
-    ) -> Result<(), Errno> {
-        Err(Errno::EIO)
-    }
-    fn readlink(&self, _: NodeId) -> Result<Vec<u8>, Errno> {
-        Err(Errno::EIO)
-    }
-    fn xattr_names(&self, _: NodeId) -> Result<Vec<Vec<u8>>, Errno> {
-        Err(Errno::EIO)
-    }
-    fn xattr(&self, _: NodeId, _: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
-        Err(Errno::EIO)
-    }
-    fn data(&self, _: NodeId) -> Result<Data, Errno> {
-        Err(Errno::EIO)
-    }
-    fn names(&self, _: NodeId) -> Result<Vec<(NodeId, Vec<u8>)>, Errno> {
-        Err(Errno::EIO)
-    }
-    fn layer(&self, _: NodeId) -> Result<u32, Errno> {
-        Err(Errno::EIO)
-    }
-    fn locator(&self, _: NodeId) -> Result<Vec<u8>, Errno> {
-        Err(Errno::EIO)
-    }
-    fn locate(&self, _: &[u8]) -> Result<Option<NodeId>, Errno> {
-        Err(Errno::EIO)
+
+    fn build_base(&self, chain: &Digest, diff_ids: &[Digest]) -> Result<(), StoreError> {
+        if diff_ids.len() > LAYERS_MAX {
+            return Err(StoreError::TooBig("the number of layers"));
+        }
+        let mut layers = Vec::with_capacity(diff_ids.len());
+        for id in diff_ids {
+            layers.push(self.layer(id)?);
+        }
+        let bytes = build::build(chain, &layers)?;
+        self.write_whole(&self.base_path(chain), &bytes)
     }
 }

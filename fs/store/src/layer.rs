@@ -1,9 +1,22 @@
-//! stub
-use std::io::{self, Read};
+//! Layers: what a layer index says, and the tar it came from.
+
+mod index;
+mod state;
+mod tar_out;
+
+use std::fs::File;
+use std::path::PathBuf;
 
 use rrun_core::{Device, Digest, Time};
 
+use crate::error::At;
 use crate::{LayerInfo, Store, StoreError};
+
+pub use index::LayerIndex;
+pub(crate) use index::{IndexBuilder, encode_xattrs, xattr_pairs};
+pub(crate) use state::{decode_state, encode_state};
+pub(crate) use tar_out::HeaderWriter;
+pub use tar_out::LayerTar;
 
 /// One entry of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,41 +67,19 @@ pub enum EntryKind<'a> {
     Opaque,
 }
 
-/// All a layer says except the contents of larger files.
-#[derive(Debug)]
-pub struct LayerIndex {}
-
-impl LayerIndex {
-    /// Calls `each` for every entry, in the order of the tar, until it returns false.
-    ///
-    /// # Errors
-    ///
-    /// `Corrupt`.
-    pub fn for_each(&self, each: &mut dyn FnMut(LayerEntry<'_>) -> bool) -> Result<(), StoreError> {
-        let _ = each;
-        Ok(())
-    }
-}
-
-/// Reads the uncompressed tar of a layer, bit for bit as it came.
-#[derive(Debug)]
-pub struct LayerTar {}
-
-impl Read for LayerTar {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Ok(0)
-    }
-}
-
 impl Store {
+    pub(crate) fn layer_dir(&self, diff_id: &Digest) -> PathBuf {
+        self.dir("layers").join(diff_id.hex())
+    }
+
     /// Whether a layer is in the store.
     ///
     /// # Errors
     ///
     /// `Io`.
     pub fn has_layer(&self, diff_id: &Digest) -> Result<bool, StoreError> {
-        let _ = diff_id;
-        Ok(false)
+        let path = self.layer_dir(diff_id);
+        path.try_exists().at("look at", &path)
     }
 
     /// As [`Store::has_layer`], and keeps the layer from `gc` while this store is open.
@@ -97,7 +88,20 @@ impl Store {
     ///
     /// `Io`.
     pub fn pin_layer(&self, diff_id: &Digest) -> Result<bool, StoreError> {
+        self.pin(diff_id)?;
+        let _lock = self.lock_shared()?;
         self.has_layer(diff_id)
+    }
+
+    fn layer_file(&self, diff_id: &Digest, name: &str) -> Result<(PathBuf, File), StoreError> {
+        let path = self.layer_dir(diff_id).join(name);
+        match File::open(&path) {
+            Ok(file) => Ok((path, file)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Err(StoreError::LayerMissing(*diff_id))
+            }
+            Err(error) => Err(error).at("open", &path),
+        }
     }
 
     /// What is known of a layer: sizes, the blobs it came as.
@@ -106,16 +110,25 @@ impl Store {
     ///
     /// `LayerMissing`; `Corrupt`.
     pub fn layer_info(&self, diff_id: &Digest) -> Result<LayerInfo, StoreError> {
-        Err(StoreError::LayerMissing(*diff_id))
+        let (path, file) = self.layer_file(diff_id, "state")?;
+        let text = std::io::read_to_string(file).at("read", &path)?;
+        match decode_state(&text) {
+            Some(info) if info.diff_id == *diff_id => Ok(info),
+            Some(_) | None => Err(StoreError::Corrupt {
+                path,
+                what: "not a layer state",
+            }),
+        }
     }
 
-    /// The index of a layer.
+    /// The index of a layer, proven whole by its checksum.
     ///
     /// # Errors
     ///
     /// `LayerMissing`; `Corrupt`.
     pub fn layer(&self, diff_id: &Digest) -> Result<LayerIndex, StoreError> {
-        Err(StoreError::LayerMissing(*diff_id))
+        let (path, file) = self.layer_file(diff_id, "index")?;
+        LayerIndex::open(&path, &file, diff_id)
     }
 
     /// The uncompressed tar of a layer; hashes to the diffID.
@@ -124,6 +137,7 @@ impl Store {
     ///
     /// `LayerMissing`; `Io`. Reading fails when an object is missing.
     pub fn layer_tar(&self, diff_id: &Digest) -> Result<LayerTar, StoreError> {
-        Err(StoreError::LayerMissing(*diff_id))
+        let (path, file) = self.layer_file(diff_id, "headers.zst")?;
+        LayerTar::new(file, self.objects_fd()).at("read", &path)
     }
 }

@@ -12,6 +12,7 @@ mod lease;
 mod refs;
 mod store;
 mod sys;
+mod tar;
 mod types;
 
 pub use base::Base;
