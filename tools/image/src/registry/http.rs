@@ -430,6 +430,43 @@ fn agent(user_agent: &str, insecure: bool, loopback: bool) -> Agent {
     config.build().new_agent()
 }
 
+/// Opens an address given by the user for reading; redirects are followed.
+pub(crate) fn fetch_url(url: &str) -> Result<ureq::BodyReader<'static>, ImageError> {
+    let host = origin(url).split("://").nth(1).unwrap_or("");
+    let agent = agent(
+        concat!("rrun/", env!("CARGO_PKG_VERSION")),
+        false,
+        is_loopback(host),
+    );
+    let network = |reason: String| ImageError::Network {
+        url: url.to_owned(),
+        reason,
+    };
+    let mut next = url.to_owned();
+    for _ in 0..=REDIRECTS_MAX {
+        let response = agent
+            .get(&next)
+            .call()
+            .map_err(|error| network(error.to_string()))?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            let body = response.into_body().into_with_config();
+            return Ok(body.limit(u64::MAX).reader());
+        }
+        match location_of(&response, &next) {
+            Some(location) if status.is_redirection() => next = location,
+            Some(_) | None => {
+                return Err(ImageError::Registry {
+                    url: url.to_owned(),
+                    status: status.as_u16(),
+                    message: status.canonical_reason().unwrap_or("no file").to_owned(),
+                });
+            }
+        }
+    }
+    Err(network(format!("more than {REDIRECTS_MAX} redirects")))
+}
+
 /// Whether Docker would allow plain HTTP for this host.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {

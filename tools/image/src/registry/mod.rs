@@ -9,5 +9,6 @@ mod pull;
 
 pub use conf::RegistriesConf;
 pub use credentials::Credentials;
+pub(crate) use http::fetch_url;
 pub use pull::{PullStatus, Pulled, Registry};
 pub(crate) use pull::{check_counts, now, record_layers, wanted_layers};
