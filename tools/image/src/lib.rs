@@ -15,6 +15,8 @@ mod progress;
 pub mod registry;
 mod spec;
 mod tarheader;
+#[cfg(test)]
+mod testing;
 mod tree;
 
 pub use error::{ExitClass, ImageError};

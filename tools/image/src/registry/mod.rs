@@ -12,3 +12,6 @@ pub use credentials::Credentials;
 pub(crate) use http::fetch_url;
 pub use pull::{PullStatus, Pulled, Registry};
 pub(crate) use pull::{check_counts, now, record_layers, wanted_layers};
+
+#[cfg(test)]
+mod tests;
