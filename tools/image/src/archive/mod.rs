@@ -9,3 +9,4 @@ pub use load::{Loaded, load};
 pub(crate) use save::to_path;
 pub use save::{SaveFormat, save_to_path, save_to_stream};
 pub use source::Input;
+pub(crate) use source::spool;
