@@ -13,7 +13,7 @@ use crate::error::At;
 use crate::{LayerInfo, Store, StoreError};
 
 pub use index::LayerIndex;
-pub(crate) use index::{IndexBuilder, encode_xattrs, xattr_pairs};
+pub(crate) use index::{IndexBuilder, Xattrs, encode_xattrs, xattr_pairs};
 pub(crate) use state::{decode_state, encode_state};
 pub(crate) use tar_out::HeaderWriter;
 pub use tar_out::LayerTar;

@@ -104,10 +104,17 @@ impl Store {
             .mode(0o700)
             .create(root)
             .at("make directory", root)?;
+        let version = root.join("VERSION");
+        let known = check_version(&version)?;
         for name in DIRS {
             make_dir(&root.join(name))?;
         }
-        check_version(&root.join("VERSION"), root)?;
+        if !known {
+            // Two processes may do this at once; each renames the same bytes into place.
+            let temp = root.join(format!("tmp/VERSION.{}", std::process::id()));
+            fs::write(&temp, VERSION).at("write", &temp)?;
+            fs::rename(&temp, &version).at("rename into place", &version)?;
+        }
         let path = root.join("objects");
         let objects = openat(CWD, &path, dir_flags(), Mode::empty()).at("open", &path)?;
         clean_tmp(&root.join("tmp"));
@@ -173,8 +180,17 @@ impl Store {
         self.lock(FlockOperation::LockExclusive)
     }
 
+    /// Makes changes to the names one after the other.
+    pub(crate) fn lock_names(&self) -> Result<OwnedFd, StoreError> {
+        self.lock_file("refs.lock", FlockOperation::LockExclusive)
+    }
+
     fn lock(&self, operation: FlockOperation) -> Result<OwnedFd, StoreError> {
-        let path = self.dir("gc.lock");
+        self.lock_file("gc.lock", operation)
+    }
+
+    fn lock_file(&self, name: &str, operation: FlockOperation) -> Result<OwnedFd, StoreError> {
+        let path = self.dir(name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
         let fd = openat(CWD, &path, flags, Mode::RUSR | Mode::WUSR).at("open", &path)?;
         retry(|| flock(fd.as_fd(), operation)).at("lock", &path)?;
@@ -402,9 +418,10 @@ fn dir_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
-fn check_version(path: &Path, root: &Path) -> Result<(), StoreError> {
+/// Whether there is a store of our version; false for none at all.
+fn check_version(path: &Path) -> Result<bool, StoreError> {
     match fs::read_to_string(path) {
-        Ok(found) if found == VERSION => Ok(()),
+        Ok(found) if found == VERSION => Ok(true),
         Ok(found) => {
             let found = found.chars().take(80).collect();
             Err(StoreError::Version {
@@ -412,12 +429,7 @@ fn check_version(path: &Path, root: &Path) -> Result<(), StoreError> {
                 found,
             })
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            // Two processes may do this at once; each renames the same bytes into place.
-            let temp = root.join(format!("tmp/VERSION.{}", std::process::id()));
-            fs::write(&temp, VERSION).at("write", &temp)?;
-            fs::rename(&temp, path).at("rename into place", path)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).at("read", path),
     }
 }
@@ -459,7 +471,7 @@ fn make_session(tmp: &Path) -> Result<Session, StoreError> {
 }
 
 /// Removes the directories of dead processes; what cannot be removed stays for another time.
-fn clean_tmp(tmp: &Path) {
+pub(crate) fn clean_tmp(tmp: &Path) {
     let Ok(entries) = fs::read_dir(tmp) else {
         return;
     };
@@ -486,7 +498,7 @@ fn old_enough(entry: &fs::DirEntry) -> bool {
     modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() > 60))
 }
 
-/// The directories of live sessions other than by path; used for their pins.
+/// The ids that open stores have pinned. Those of dead ones are gone when the store is opened.
 pub(crate) fn pins(tmp: &Path) -> Result<Vec<Digest>, StoreError> {
     let mut found = Vec::new();
     for entry in fs::read_dir(tmp).at("list", tmp)?.flatten() {

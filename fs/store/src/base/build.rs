@@ -4,7 +4,7 @@ mod merge;
 
 use std::collections::HashMap;
 
-use rrun_core::{Digest, FileType};
+use rrun_core::{Device, Digest, FileType};
 
 use super::format::{FLAG_XATTRS, Node, header};
 use crate::error::StoreError;
@@ -44,6 +44,10 @@ struct Writer<'a> {
 /// A count or offset as the 32 bits the file has for it.
 fn small(value: usize) -> Result<u32, StoreError> {
     u32::try_from(value).map_err(|_| StoreError::TooBig("the merged tree"))
+}
+
+fn device_bits(device: Device) -> u64 {
+    u64::from(device.major) << 32 | u64::from(device.minor)
 }
 
 impl<'a> Writer<'a> {
@@ -151,12 +155,13 @@ impl<'a> Writer<'a> {
                 node.content = self.content(target)?;
                 FileType::Symlink
             }
-            EntryKind::CharDevice(device) | EntryKind::BlockDevice(device) => {
-                node.size = u64::from(device.major) << 32 | u64::from(device.minor);
-                match entry.kind {
-                    EntryKind::CharDevice(_) => FileType::CharDevice,
-                    _ => FileType::BlockDevice,
-                }
+            EntryKind::CharDevice(device) => {
+                node.size = device_bits(device);
+                FileType::CharDevice
+            }
+            EntryKind::BlockDevice(device) => {
+                node.size = device_bits(device);
+                FileType::BlockDevice
             }
             EntryKind::Fifo => FileType::Fifo,
             EntryKind::Directory

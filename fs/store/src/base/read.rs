@@ -7,7 +7,7 @@ use memmap2::Mmap;
 use rrun_core::{Attr, Data, Device, Digest, Errno, FileType, Lower, LowerEntry, NodeId, Time};
 
 use super::format::{FLAG_XATTRS, Node, View};
-use crate::layer::xattr_pairs;
+use crate::layer::{Xattrs, xattr_pairs};
 use crate::store::open_object_at;
 
 /// What directories say their size is: that of one block, as on most file systems.
@@ -102,7 +102,7 @@ impl Base {
         self.view.entry(&self.map, number).ok_or(Errno::EIO)
     }
 
-    fn xattrs(&self, node: NodeId) -> Result<Vec<(&[u8], &[u8])>, Errno> {
+    fn xattrs(&self, node: NodeId) -> Result<Xattrs<'_>, Errno> {
         let Some(offset) = self.node(node)?.xattrs.checked_sub(1) else {
             return Ok(Vec::new());
         };

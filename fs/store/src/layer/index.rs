@@ -295,8 +295,11 @@ pub(crate) fn encode_xattrs(xattrs: &[(&[u8], &[u8])]) -> Result<Vec<u8>, StoreE
     Ok(out)
 }
 
+/// Names and values of extended attributes.
+pub(crate) type Xattrs<'a> = Vec<(&'a [u8], &'a [u8])>;
+
 /// Names and values of an encoded set of xattrs; `None` when it is malformed.
-pub(crate) fn xattr_pairs(mut bytes: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+pub(crate) fn xattr_pairs(mut bytes: &[u8]) -> Option<Xattrs<'_>> {
     let mut pairs = Vec::new();
     while !bytes.is_empty() {
         let (head, rest) = bytes.split_at_checked(6)?;

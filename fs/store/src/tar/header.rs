@@ -122,10 +122,7 @@ pub(super) fn number(field: &[u8], name: &'static str) -> Result<i64, TarProblem
         .position(|byte| !blank(byte))
         .unwrap_or(field.len());
     let digits = &field[start..];
-    let end = digits
-        .iter()
-        .position(|byte| blank(byte))
-        .unwrap_or(digits.len());
+    let end = digits.iter().position(blank).unwrap_or(digits.len());
     let mut value = 0_i64;
     for digit in &digits[..end] {
         if !(b'0'..=b'7').contains(digit) {

@@ -275,7 +275,15 @@ impl<'a> Tree<'a> {
                             }
                             todo.extend(target.split(|byte| *byte == b'/').rev());
                         }
-                        _ => return None,
+                        EntryKind::Symlink(_)
+                        | EntryKind::Inline(_)
+                        | EntryKind::Object { .. }
+                        | EntryKind::HardLink(_)
+                        | EntryKind::CharDevice(_)
+                        | EntryKind::BlockDevice(_)
+                        | EntryKind::Fifo
+                        | EntryKind::Whiteout
+                        | EntryKind::Opaque => return None,
                     }
                 }
             }
