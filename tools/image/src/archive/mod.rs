@@ -10,3 +10,6 @@ pub(crate) use save::to_path;
 pub use save::{SaveFormat, save_to_path, save_to_stream};
 pub use source::Input;
 pub(crate) use source::spool;
+
+#[cfg(test)]
+mod tests;

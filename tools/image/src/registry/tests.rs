@@ -271,3 +271,105 @@ fn a_manifest_asked_for_by_digest_must_have_it() {
         "{error}"
     );
 }
+
+/// Debian's registry on a free port, ended when dropped.
+struct RealRegistry {
+    child: std::process::Child,
+    host: String,
+    _dir: tempfile::TempDir,
+}
+
+impl RealRegistry {
+    fn start() -> Option<Self> {
+        if !crate::testing::have("docker-registry") {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let host = format!("127.0.0.1:{port}");
+        let config = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp: {{addr: \"{host}\"}}\n",
+            dir.path().join("data").display()
+        );
+        let file = dir.path().join("cfg.yml");
+        std::fs::write(&file, config).unwrap();
+        let child = std::process::Command::new("docker-registry")
+            .arg("serve")
+            .arg(&file)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        for _ in 0..100 {
+            if std::net::TcpStream::connect(&host).is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        Some(Self {
+            child,
+            host,
+            _dir: dir,
+        })
+    }
+}
+
+impl Drop for RealRegistry {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}
+
+#[test]
+fn a_real_registry_takes_what_we_push_and_gives_it_back() {
+    let Some(real) = RealRegistry::start() else {
+        return;
+    };
+    let image = image();
+    let served = image.clone();
+    let server = Server::start(move |seen| served.answer(seen));
+    let (_dir, first) = store();
+    let registry = Registry::default();
+    registry.pull(&first, &name(&server), &Silent).unwrap();
+    let target: ImageRef = format!("{}/a/b:v1", real.host).parse().unwrap();
+    crate::images::tag(&first, &name(&server).to_string(), &target).unwrap();
+    let progress = Recorder::default();
+    let pushed = registry.push(&first, &target, &progress).unwrap();
+    assert_eq!(progress.count("Complete"), 2);
+    // Again, and under another repository: nothing is compressed or sent.
+    let again = registry.push(&first, &target, &progress).unwrap();
+    assert_eq!(again.digest, pushed.digest);
+    let other: ImageRef = format!("{}/c:v1", real.host).parse().unwrap();
+    crate::images::tag(&first, &target.to_string(), &other).unwrap();
+    assert_eq!(
+        registry.push(&first, &other, &progress).unwrap().digest,
+        pushed.digest
+    );
+    assert_eq!(registry.tags(&target).unwrap(), ["v1"]);
+
+    let (_dir, second) = store();
+    let pulled = registry.pull(&second, &target, &progress).unwrap();
+    assert_eq!((pulled.id, pulled.digest), (image.id(), pushed.digest));
+    let pulled = registry.pull(&second, &target, &progress).unwrap();
+    assert_eq!(pulled.status, PullStatus::UpToDate);
+    let by_digest = target.at_digest(pushed.digest);
+    registry.pull(&second, &by_digest, &progress).unwrap();
+    assert_eq!(
+        crate::images::find(&second, &by_digest.to_string())
+            .unwrap()
+            .0
+            .config,
+        image.id()
+    );
+    let absent = target.at_tag("absent").unwrap();
+    let error = registry.pull(&second, &absent, &Silent).unwrap_err();
+    assert!(error.to_string().contains("manifest unknown"), "{error}");
+    let absent: ImageRef = format!("{}/none", real.host).parse().unwrap();
+    let error = registry.pull(&second, &absent, &Silent).unwrap_err();
+    assert!(error.to_string().contains("none"), "{error}");
+}
