@@ -74,14 +74,14 @@ pub fn import(
             origin = "-".to_owned();
         }
     }
-    import_stream(store, stream, &origin, config, labels, arch, progress)
+    import_stream(store, stream, &origin, &config, labels, arch, progress)
 }
 
 fn import_stream(
     store: &Store,
     stream: &mut dyn Read,
     origin: &str,
-    config: Map<String, Value>,
+    config: &Map<String, Value>,
     labels: &Labels<'_>,
     arch: &Arch,
     progress: &dyn Progress,
@@ -129,7 +129,7 @@ pub fn import_url(
         change::apply(&mut config, text)?;
     }
     let mut body = crate::registry::fetch_url(url)?;
-    import_stream(store, &mut body, url, config, labels, arch, progress)
+    import_stream(store, &mut body, url, &config, labels, arch, progress)
 }
 
 /// Whether a tree looks like the output of `save`: its files at the top, no system beside them.

@@ -15,6 +15,9 @@ const OCTAL_7: u64 = 0o7_777_777;
 /// The largest value of a 12-byte octal field.
 const OCTAL_11: u64 = 0o77_777_777_777;
 
+/// Name and value of an extended attribute.
+pub(crate) type Xattr = (Vec<u8>, Vec<u8>);
+
 /// One entry's metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -28,7 +31,7 @@ pub(crate) struct Record {
     pub(crate) mtime: Time,
     pub(crate) device: Device,
     /// Sorted by name.
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: Vec<Xattr>,
 }
 
 impl Record {

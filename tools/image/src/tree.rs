@@ -7,7 +7,7 @@ use rrun_core::{Attr, Change, ChangeKind, Errno, FileType};
 use rrun_union::{Ino, Union};
 
 use crate::ImageError;
-use crate::tarheader::{Record, end_of_archive, padding};
+use crate::tarheader::{Record, Xattr, end_of_archive, padding};
 
 /// The start of a whiteout's name. Source: OCI image-spec, layer.md, "Whiteouts".
 const WHITEOUT: &[u8] = b".wh.";
@@ -233,7 +233,7 @@ impl<'a> TarStream<'a> {
         Ok(())
     }
 
-    fn xattrs(&mut self, item: &Item, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    fn xattrs(&mut self, item: &Item, ino: Ino) -> Result<Vec<Xattr>, Errno> {
         let mut names = match self.union.listxattr(ino) {
             Ok(names) => names,
             Err(Errno::EOPNOTSUPP) => return Ok(Vec::new()),

@@ -211,7 +211,7 @@ fn push_layer(
         blob.digest,
         blob.size,
         &mut source,
-        from,
+        from.as_deref(),
         &|done| {
             tell(LayerState::Moving { done, total });
         },
@@ -331,19 +331,12 @@ fn upload(
     digest: Digest,
     size: u64,
     source: &mut Upload<'_>,
-    mount_from: Option<String>,
+    mount_from: Option<&str>,
     news: &dyn Fn(u64),
 ) -> Result<(), ImageError> {
     let mut attempt = 1;
     loop {
-        let result = upload_once(
-            connection,
-            digest,
-            size,
-            source,
-            mount_from.as_deref(),
-            news,
-        );
+        let result = upload_once(connection, digest, size, source, mount_from, news);
         let passing = match &result {
             Err(ImageError::Network { .. }) => true,
             Err(ImageError::Registry { status, .. }) => *status >= 500,
@@ -422,7 +415,7 @@ fn upload_once(
         && let Some(challenge) = challenge_of(&response)
     {
         // The token ran out during a long upload.
-        connection.authorize(&challenge, None)?;
+        connection.authorize(&challenge)?;
         response = send()?;
     }
     if response.status().is_success() {

@@ -4,7 +4,7 @@ use rrun_core::ImageRef;
 use rrun_store::Store;
 
 use super::{Credentials, PullStatus, Registry};
-use crate::testing::{Image, Recorder, Reply, Server};
+use crate::testing::{Image, Recorder, Reply, Seen, Server};
 use crate::{ImageError, Silent};
 
 fn image() -> Image {
@@ -184,9 +184,11 @@ fn a_redirect_to_another_host_gets_no_credentials() {
     );
 }
 
+type Answer = Box<dyn Fn(&Image, &Seen) -> Reply + Send + Sync>;
+
 #[test]
 fn what_is_wrong_is_named_and_nothing_is_kept() {
-    let pull = |answer: Box<dyn Fn(&Image, &crate::testing::Seen) -> Reply + Send + Sync>| {
+    let pull = |answer: Answer| {
         let image = image();
         let served = image.clone();
         let server = Server::start(move |seen| answer(&served, seen));
