@@ -184,10 +184,10 @@ impl ImageError {
     /// The status the command should end with.
     #[must_use]
     pub const fn exit_class(&self) -> ExitClass {
-        match self {
-            Self::Reference { .. } | Self::Change { .. } => ExitClass::Usage,
-            _ => ExitClass::Failed,
+        if matches!(self, Self::Reference { .. } | Self::Change { .. }) {
+            return ExitClass::Usage;
         }
+        ExitClass::Failed
     }
 
     /// One command or step that may help.
@@ -212,7 +212,24 @@ impl ImageError {
             Self::Platform { .. } => Some("choose another image with NAME@DIGEST".to_owned()),
             Self::Truncated { .. } => Some("fetch or write the archive again".to_owned()),
             Self::AmbiguousId { .. } => Some("give more digits of the id".to_owned()),
-            _ => None,
+            Self::Store(_)
+            | Self::Layer { .. }
+            | Self::Io { .. }
+            | Self::Tree { .. }
+            | Self::Reference { .. }
+            | Self::InUse { .. }
+            | Self::ManifestUnknown(_)
+            | Self::Registry { .. }
+            | Self::Network { .. }
+            | Self::Blocked(_)
+            | Self::Settings { .. }
+            | Self::MediaType { .. }
+            | Self::DigestMismatch { .. }
+            | Self::SizeMismatch { .. }
+            | Self::Malformed { .. }
+            | Self::MissingMember { .. }
+            | Self::Change { .. }
+            | Self::TooBig { .. } => None,
         }
     }
 
@@ -242,14 +259,16 @@ impl<T> At<T> for io::Result<T> {
 
 impl From<StoreError> for ImageError {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::ImageUnknown(name) => Self::NoSuchImage(name),
-            StoreError::ImageAmbiguous { prefix, candidates } => Self::AmbiguousId {
-                prefix,
-                candidates: candidates.iter().map(Digest::short).collect(),
-            },
-            other => Self::Store(Box::new(other)),
+        if let StoreError::ImageUnknown(name) = &error {
+            return Self::NoSuchImage(name.clone());
         }
+        if let StoreError::ImageAmbiguous { prefix, candidates } = &error {
+            return Self::AmbiguousId {
+                prefix: prefix.clone(),
+                candidates: candidates.iter().map(Digest::short).collect(),
+            };
+        }
+        Self::Store(Box::new(error))
     }
 }
 
@@ -296,7 +315,18 @@ impl fmt::Display for ImageError {
             } => write!(f, "{url} answered {status}: {message}"),
             Self::Network { url, reason } => write!(f, "could not reach {url}: {reason}"),
             Self::Blocked(host) => write!(f, "registry {host} is blocked by registries.conf"),
-            _ => self.fmt_content(f),
+            Self::Settings { .. }
+            | Self::MediaType { .. }
+            | Self::Platform { .. }
+            | Self::DigestMismatch { .. }
+            | Self::SizeMismatch { .. }
+            | Self::Malformed { .. }
+            | Self::MissingMember { .. }
+            | Self::Truncated { .. }
+            | Self::NotAnImage(_)
+            | Self::SavedImage(_)
+            | Self::Change { .. }
+            | Self::TooBig { .. } => self.fmt_content(f),
         }
     }
 }
@@ -352,16 +382,28 @@ impl ImageError {
                 object,
                 limit_bytes,
             } => write!(f, "{object} is larger than {limit_bytes} bytes"),
-            _ => f.write_str("image operation failed"),
+            Self::Store(_)
+            | Self::Layer { .. }
+            | Self::Io { .. }
+            | Self::Tree { .. }
+            | Self::Reference { .. }
+            | Self::NoSuchImage(_)
+            | Self::AmbiguousId { .. }
+            | Self::InUse { .. }
+            | Self::Denied { .. }
+            | Self::ManifestUnknown(_)
+            | Self::Registry { .. }
+            | Self::Network { .. }
+            | Self::Blocked(_) => Ok(()),
         }
     }
 }
 
 impl std::error::Error for ImageError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Store(error) => error.source(),
-            _ => None,
+        if let Self::Store(error) | Self::Layer { source: error, .. } = self {
+            return error.source();
         }
+        None
     }
 }

@@ -5,6 +5,8 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod change;
+pub mod create;
 mod error;
 pub mod images;
 mod layers;
@@ -12,7 +14,12 @@ mod parallel;
 mod progress;
 pub mod registry;
 mod spec;
+mod tarheader;
+#[cfg(test)]
+mod testing;
+mod tree;
 
 pub use error::{ExitClass, ImageError};
 pub use progress::{Event, LayerState, Progress, Silent};
 pub use spec::{Arch, Descriptor, ImageConfig, Index, Manifest, ManifestKind, PlatformSpec, media};
+pub use tree::diff;

@@ -125,15 +125,24 @@ pub fn save_to_path(
             Sink::<File>::Directory(path.to_owned()),
         );
     }
+    to_path(path, &mut |out| save_to_stream(store, images, format, out))
+}
+
+/// Writes a file under a temporary name and renames it; a device or pipe is written directly.
+pub(crate) fn to_path(
+    path: &Path,
+    write: &mut dyn FnMut(&mut dyn Write) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
+    let object = &path.display();
     if std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()) {
         let mut file = File::options().write(true).open(path).at("open", object)?;
-        return save_to_stream(store, images, format, &mut file);
+        return write(&mut file);
     }
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{}.partial", std::process::id()));
     let mut file = File::create(&partial).at("write", object)?;
-    let result = save_to_stream(store, images, format, &mut file)
-        .and_then(|()| std::fs::rename(&partial, path).at("write", object));
+    let result =
+        write(&mut file).and_then(|()| std::fs::rename(&partial, path).at("write", object));
     if result.is_err() {
         drop(std::fs::remove_file(&partial));
     }

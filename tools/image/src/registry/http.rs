@@ -134,7 +134,7 @@ impl Connection {
         {
             // Without credentials some repositories of a Basic registry may still be readable.
             if challenge != Challenge::Basic || self.credentials.is_some() {
-                self.authorize(&challenge, None)?;
+                self.authorize(&challenge)?;
             }
         }
         Ok(())
@@ -162,7 +162,7 @@ impl Connection {
                         return result;
                     };
                     authorized = true;
-                    self.authorize(&challenge, None)?;
+                    self.authorize(&challenge)?;
                     continue;
                 }
                 Ok(response) if is_passing(response.status()) => {
@@ -269,12 +269,8 @@ impl Connection {
         request
     }
 
-    /// Gets an `Authorization` value that answers the challenge, also for `extra` scope.
-    pub(crate) fn authorize(
-        &self,
-        challenge: &Challenge,
-        extra: Option<&str>,
-    ) -> Result<(), ImageError> {
+    /// Gets an `Authorization` value that answers the challenge.
+    pub(crate) fn authorize(&self, challenge: &Challenge) -> Result<(), ImageError> {
         let value = match challenge {
             Challenge::Basic => self
                 .credentials
@@ -286,9 +282,8 @@ impl Connection {
                 service,
                 scope,
             } => {
-                let mut scopes = vec![scope.as_deref().unwrap_or(&self.scope)];
-                scopes.extend(extra);
-                self.token(realm, service.as_deref(), &scopes)?
+                let scope = scope.as_deref().unwrap_or(&self.scope);
+                self.token(realm, service.as_deref(), scope)?
             }
         };
         if let Ok(mut current) = self.authorization.lock() {
@@ -297,12 +292,7 @@ impl Connection {
         Ok(())
     }
 
-    fn token(
-        &self,
-        realm: &str,
-        service: Option<&str>,
-        scopes: &[&str],
-    ) -> Result<String, ImageError> {
+    fn token(&self, realm: &str, service: Option<&str>, scope: &str) -> Result<String, ImageError> {
         if !realm.starts_with("https://") {
             let plain_allowed = realm.starts_with("http://")
                 && (self.base.starts_with("http://") || self.credentials.is_none());
@@ -320,7 +310,7 @@ impl Connection {
             Some(Credentials::IdentityToken(token)) => {
                 let form = format!(
                     "grant_type=refresh_token&{query}client_id=rrun&scope={}&refresh_token={}",
-                    encode(&scopes.join(" ")),
+                    encode(scope),
                     encode(token)
                 );
                 let request = Request::post(realm)
@@ -328,9 +318,7 @@ impl Connection {
                 self.run_small(request, realm, Some(form.as_bytes()))?
             }
             Some(Credentials::Password { .. }) | None => {
-                for scope in scopes {
-                    query.push_str(&format!("scope={}&", encode(scope)));
-                }
+                query.push_str(&format!("scope={}&", encode(scope)));
                 let join = if realm.contains('?') { '&' } else { '?' };
                 let url = format!("{realm}{join}{}", query.trim_end_matches('&'));
                 let mut request = Request::get(&url);
@@ -430,6 +418,43 @@ fn agent(user_agent: &str, insecure: bool, loopback: bool) -> Agent {
     config.build().new_agent()
 }
 
+/// Opens an address given by the user for reading; redirects are followed.
+pub(crate) fn fetch_url(url: &str) -> Result<ureq::BodyReader<'static>, ImageError> {
+    let host = origin(url).split("://").nth(1).unwrap_or("");
+    let agent = agent(
+        concat!("rrun/", env!("CARGO_PKG_VERSION")),
+        false,
+        is_loopback(host),
+    );
+    let network = |reason: String| ImageError::Network {
+        url: url.to_owned(),
+        reason,
+    };
+    let mut next = url.to_owned();
+    for _ in 0..=REDIRECTS_MAX {
+        let response = agent
+            .get(&next)
+            .call()
+            .map_err(|error| network(error.to_string()))?;
+        let status = response.status();
+        if status == StatusCode::OK {
+            let body = response.into_body().into_with_config();
+            return Ok(body.limit(u64::MAX).reader());
+        }
+        match location_of(&response, &next) {
+            Some(location) if status.is_redirection() => next = location,
+            Some(_) | None => {
+                return Err(ImageError::Registry {
+                    url: url.to_owned(),
+                    status: status.as_u16(),
+                    message: status.canonical_reason().unwrap_or("no file").to_owned(),
+                });
+            }
+        }
+    }
+    Err(network(format!("more than {REDIRECTS_MAX} redirects")))
+}
+
 /// Whether Docker would allow plain HTTP for this host.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
@@ -526,17 +551,18 @@ pub(crate) fn read_body(
     object: &str,
 ) -> Result<Vec<u8>, ImageError> {
     let body = response.body_mut().with_config().limit(limit + 1);
-    let bytes = body.read_to_vec().map_err(|error| match error {
-        ureq::Error::BodyExceedsLimit(_) => ImageError::TooBig {
-            object: object.to_owned(),
-            limit_bytes: limit,
-        },
-        other => ImageError::Network {
+    body.read_to_vec().map_err(|error| {
+        if matches!(error, ureq::Error::BodyExceedsLimit(_)) {
+            return ImageError::TooBig {
+                object: object.to_owned(),
+                limit_bytes: limit,
+            };
+        }
+        ImageError::Network {
             url: object.to_owned(),
-            reason: other.to_string(),
-        },
-    })?;
-    Ok(bytes)
+            reason: error.to_string(),
+        }
+    })
 }
 
 fn small_body(response: &mut Response<Body>) -> Vec<u8> {

@@ -6,8 +6,14 @@ mod conf;
 mod credentials;
 mod http;
 mod pull;
+mod push;
 
 pub use conf::RegistriesConf;
 pub use credentials::Credentials;
+pub(crate) use http::fetch_url;
 pub use pull::{PullStatus, Pulled, Registry};
 pub(crate) use pull::{check_counts, now, record_layers, wanted_layers};
+pub use push::Pushed;
+
+#[cfg(test)]
+mod tests;
