@@ -1,5 +1,5 @@
 //! Hostile, broken and odd layers: refused with the reason, or taken as Docker takes them.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "test helpers")]
+#![expect(clippy::unwrap_used, reason = "test helpers")]
 
 mod support;
 

@@ -1,5 +1,5 @@
 //! The store as a whole: sharing, names, leases, gc, check, debris.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "test helpers")]
+#![expect(clippy::unwrap_used, reason = "test helpers")]
 
 mod support;
 
@@ -58,7 +58,7 @@ fn every_compression_gives_the_same_layer_and_remembers_its_blob() {
         };
         let info = store
             .ingest_layer(&bytes[..], Compression::Auto, &expect, &|done| {
-                seen.set(done)
+                seen.set(done);
             })
             .unwrap();
         assert_eq!(

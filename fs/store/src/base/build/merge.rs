@@ -95,26 +95,24 @@ impl<'a> Tree<'a> {
     }
 
     pub(super) fn sorted(&self) -> Sorted<'a> {
-        let mut all: Vec<_> = self
-            .names
-            .iter()
-            .map(|((dir, name), node)| (*dir, *name, *node))
-            .collect();
-        all.sort_unstable();
+        // By directory first, which is cheap, so that only short lists are left to sort.
         let mut starts = vec![0; self.nodes.len() + 1];
-        for (dir, _, _) in &all {
+        for (dir, _) in self.names.keys() {
             starts[dir + 1] += 1;
         }
         for at in 1..starts.len() {
             starts[at] += starts[at - 1];
         }
-        Sorted {
-            starts,
-            names: all
-                .into_iter()
-                .map(|(_, name, node)| (name, node))
-                .collect(),
+        let mut next = starts.clone();
+        let mut names: Vec<(&[u8], usize)> = vec![(b"", 0); self.names.len()];
+        for ((dir, name), node) in &self.names {
+            names[next[*dir]] = (name, *node);
+            next[*dir] += 1;
         }
+        for ends in starts.windows(2) {
+            names[ends[0]..ends[1]].sort_unstable();
+        }
+        Sorted { starts, names }
     }
 
     /// Puts a layer on top: first what it hides of those below, then what it has.
@@ -124,19 +122,14 @@ impl<'a> Tree<'a> {
             number,
             last: None,
         };
-        for entry in index.entries() {
+        self.names.reserve(index.len());
+        self.nodes.reserve(index.len());
+        for entry in index.marks() {
             let entry = entry?;
-            match entry.kind {
-                EntryKind::Opaque => self.empty(entry.path),
-                EntryKind::Whiteout => self.remove(entry.path),
-                EntryKind::Directory
-                | EntryKind::Inline(_)
-                | EntryKind::Object { .. }
-                | EntryKind::Symlink(_)
-                | EntryKind::HardLink(_)
-                | EntryKind::CharDevice(_)
-                | EntryKind::BlockDevice(_)
-                | EntryKind::Fifo => {}
+            if entry.kind == EntryKind::Opaque {
+                self.empty(entry.path);
+            } else {
+                self.remove(entry.path);
             }
         }
         for entry in index.entries() {
