@@ -1,6 +1,7 @@
 //! The tree that layers are merged into, lowest first, as overlayfs would show them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use rrun_core::Time;
 
@@ -199,28 +200,42 @@ impl<'a> Tree<'a> {
             Some(_) | None => self.make_dirs(parent_path, entry.path, layer)?,
         };
         layer.last = Some((parent_path, parent));
-        let old = self.names.get(&(parent, name)).copied();
-        if let Some(old) = old.filter(|old| self.is_dir(*old)) {
-            if entry.kind == EntryKind::Directory {
-                self.nodes[old] = Merged {
-                    entry,
-                    layer: layer.number,
-                };
-                return Ok(());
-            }
-            // A directory goes away, perhaps the remembered one.
-            layer.last = None;
-        }
-        let node = if let EntryKind::HardLink(target) = entry.kind {
-            self.link_target(target, entry.path, layer)?
-        } else {
-            self.nodes.push(Merged {
-                entry,
-                layer: layer.number,
-            });
-            self.nodes.len() - 1
+        let node = match entry.kind {
+            EntryKind::HardLink(target) => self.link_target(target, entry.path, layer)?,
+            EntryKind::Directory
+            | EntryKind::Inline(_)
+            | EntryKind::Object { .. }
+            | EntryKind::Symlink(_)
+            | EntryKind::CharDevice(_)
+            | EntryKind::BlockDevice(_)
+            | EntryKind::Fifo
+            | EntryKind::Whiteout
+            | EntryKind::Opaque => self.nodes.len(),
         };
-        self.names.insert((parent, name), node);
+        let merged = Merged {
+            entry,
+            layer: layer.number,
+        };
+        match self.names.entry((parent, name)) {
+            Entry::Occupied(mut old) => {
+                let there = *old.get();
+                if self.nodes[there].entry.kind == EntryKind::Directory {
+                    if merged.entry.kind == EntryKind::Directory {
+                        self.nodes[there] = merged;
+                        return Ok(());
+                    }
+                    // A directory goes away, perhaps the remembered one.
+                    layer.last = None;
+                }
+                old.insert(node);
+            }
+            Entry::Vacant(free) => {
+                free.insert(node);
+            }
+        }
+        if node == self.nodes.len() {
+            self.nodes.push(merged);
+        }
         Ok(())
     }
 
