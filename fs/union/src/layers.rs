@@ -286,7 +286,9 @@ impl DirLayers {
         let device = device_number(&mut lock(&self.nodes), &self.roots[layer]);
         let key = (device, disk.disk_ino);
         let several = disk.attr.nlink > 1 && disk.attr.kind != FileType::Directory;
-        if several && let Some(node) = lock(&self.nodes).hard_links.get(&key).copied() {
+        // Not in the condition: the lock would be held throughout.
+        let known = lock(&self.nodes).hard_links.get(&key).copied();
+        if several && let Some(node) = known {
             let merged = self.node(node)?;
             lock(&merged.names).push((parent, name.clone()));
             return Ok(Child {

@@ -98,6 +98,12 @@ impl Union {
         let target = target
             .map(|found| self.ready_target(&found, mode))
             .transpose()?;
+        if target
+            .as_ref()
+            .is_some_and(|node| node.id == from_parent.id)
+        {
+            return Err(Errno::ENOTEMPTY);
+        }
         let from = End {
             parent: &from_parent,
             fd: &from_fd,
