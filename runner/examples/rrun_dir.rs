@@ -100,7 +100,7 @@ fn configure(args: &[String]) -> Result<ContainerConfig, RunnerError> {
 }
 
 fn run(args: &[String]) -> Result<i32, RunnerError> {
-    let config = configure(args)?;
+    let mut config = configure(args)?;
     let containers = std::env::var_os("CONTAINERS")
         .map_or_else(|| std::env::temp_dir().join("rrun-example"), PathBuf::from);
     config.ids_argv = vec!["/proc/self/exe".into(), "__ids".into()];

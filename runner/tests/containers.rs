@@ -458,3 +458,32 @@ fn a_server_that_dies_is_named_and_nothing_hangs() {
         }
     }
 }
+
+#[test]
+fn a_start_that_hangs_can_be_removed() {
+    for place in places() {
+        let id = rrun_runner::names::random_id().unwrap();
+        let options = ["--id", &id, "--server", "exec sleep 1000"];
+        let mut child = place
+            .command(&options, &["true"])
+            .env("KEEP", "1")
+            .spawn()
+            .unwrap();
+        let dir = place.path("containers").join(id);
+        let began = Instant::now();
+        while rrun_runner::read_state(&dir).map_or(0, |state| state.server_pid) == 0 {
+            assert!(began.elapsed() < PATIENCE, "the server never started");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        if child.try_wait().unwrap().is_some() {
+            eprintln!("skipped: {}", finish(child).1);
+            continue;
+        }
+        assert!(rrun_runner::container::remove(&dir, false).is_err());
+        rrun_runner::container::remove(&dir, true).unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5));
+        assert_eq!(finish(child).0, 125);
+        assert!(!dir.try_exists().unwrap());
+    }
+}
