@@ -151,13 +151,7 @@ fn start_processes(
     options: &StartOptions,
     server: Option<Server>,
 ) -> Result<Started, RunnerError> {
-    let host = HostFacts {
-        euid: rustix::process::geteuid().as_raw(),
-        egid: rustix::process::getegid().as_raw(),
-        unified_cgroups: Path::new("/sys/fs/cgroup/cgroup.controllers")
-            .try_exists()
-            .unwrap_or(false),
-    };
+    let host = HostFacts::detect();
     let plan = Plan::new(config, &host);
     let (server, server_line) = server.map(|server| (server.child, server.line)).unzip();
     let filters = Filters::prepare(&ProcessSpec::main(config), !config.ids_argv.is_empty());

@@ -384,7 +384,11 @@ impl Loop<'_> {
         running.state.pid = 0;
         running.state.server_pid = 0;
         running.state.oom_killed = crate::cgroup::out_of_memory(&running.state.cgroups);
-        // The first process is gone and with it the last descriptor of the mount namespace.
+        // It is in the mount namespace, which must go for the server to end.
+        if let Some(supervisor) = running.supervisor.take() {
+            supervisor.signal(libc::SIGKILL);
+            supervisor.reap();
+        }
         if let Some(server) = running.server.take() {
             let code = server.wait(SERVER_END_MS).unwrap_or_else(|| {
                 server.signal(libc::SIGKILL);
@@ -394,10 +398,6 @@ impl Loop<'_> {
                 let said = last_line(&running.dir.join(super::SERVER_LOG)).unwrap_or_default();
                 running.state.error = format!("the file-system server ended with {code}: {said}");
             }
-        }
-        if let Some(supervisor) = running.supervisor.take() {
-            supervisor.signal(libc::SIGKILL);
-            supervisor.reap();
         }
         crate::cgroup::remove(&running.config.id, &running.state.cgroups);
         running.state.cgroups.clear();
