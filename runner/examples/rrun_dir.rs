@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rrun_runner::attach::{self, AttachOptions, Outcome};
 use rrun_runner::{
-    ContainerConfig, IdMap, Root, RunnerError, StartOptions, container, exec, monitor,
+    ContainerConfig, IdMap, Mount, MountKind, Network, Root, RunnerError, StartOptions, container,
+    exec, monitor,
 };
 
 fn main() {
@@ -33,7 +34,31 @@ fn main() {
     }));
 }
 
-fn run(args: &[String]) -> Result<i32, RunnerError> {
+/// The caller's ranges of /etc/subuid and /etc/subgid.
+fn own_ranges() -> IdMap {
+    let uid = rustix::process::getuid().as_raw();
+    let name = std::env::var("USER").unwrap_or_default();
+    let read = |path: &str| rrun_runner::subid::read(Path::new(path), &name, uid);
+    IdMap::Range {
+        uids: read("/etc/subuid"),
+        gids: read("/etc/subgid"),
+    }
+}
+
+fn bind(text: &str) -> Option<Mount> {
+    let (source, target) = text.split_once(':')?;
+    let (target, options) = target.split_once(':').unwrap_or((target, ""));
+    let kind = MountKind::Bind {
+        source: source.into(),
+    };
+    Some(Mount {
+        target: target.into(),
+        kind,
+        read_only: options == "ro",
+    })
+}
+
+fn configure(args: &[String]) -> Result<ContainerConfig, RunnerError> {
     let mut config = ContainerConfig {
         id: rrun_runner::names::random_id()?,
         hostname: "box".to_owned(),
@@ -43,6 +68,7 @@ fn run(args: &[String]) -> Result<i32, RunnerError> {
     if !rustix::process::geteuid().is_root() {
         config.id_map = IdMap::Squash;
     }
+    let mut server = None;
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -51,13 +77,30 @@ fn run(args: &[String]) -> Result<i32, RunnerError> {
             "-u" => config.user = args.next().cloned().unwrap_or_default(),
             "-w" => config.cwd = args.next().cloned().unwrap_or_default(),
             "--squash" => config.id_map = IdMap::Squash,
+            "--range" => config.id_map = own_ranges(),
+            "--ro" => config.read_only = true,
+            "--host-net" => config.network = Network::Host,
+            "--id" => config.id = args.next().cloned().unwrap_or_default(),
+            "-v" => config
+                .mounts
+                .extend(args.next().and_then(|text| bind(text))),
+            "--server" => server = args.next(),
             root => {
                 config.root = Root::Dir(PathBuf::from(root));
                 break;
             }
         }
     }
+    if let Some(script) = server {
+        let server_argv = vec!["sh".into(), "-c".into(), script.into()];
+        config.root = Root::Fuse { server_argv };
+    }
     config.argv = args.cloned().collect();
+    Ok(config)
+}
+
+fn run(args: &[String]) -> Result<i32, RunnerError> {
+    let mut config = configure(args)?;
     let containers = std::env::var_os("CONTAINERS")
         .map_or_else(|| std::env::temp_dir().join("rrun-example"), PathBuf::from);
     config.ids_argv = vec!["/proc/self/exe".into(), "__ids".into()];

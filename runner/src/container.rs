@@ -71,6 +71,15 @@ pub fn create(containers: &Path, config: &ContainerConfig) -> Result<PathBuf, Ru
     Ok(dir)
 }
 
+/// How long a killed process may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+fn kill_server(state: &State) {
+    if let Some((_, pidfd)) = state::open_process(state.server_pid, state.server_start) {
+        let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+    }
+}
+
 /// Sends a signal to the container's first process.
 ///
 /// # Errors
@@ -115,7 +124,12 @@ pub fn stop(dir: &Path, timeout: Duration) -> Result<(), RunnerError> {
         return Ok(());
     }
     kill(dir, libc::SIGKILL).or_else(ended)?;
-    if wait_end(dir, Some(Duration::from_secs(10)))? {
+    if wait_end(dir, Some(GRACE))? {
+        return Ok(());
+    }
+    // A process that waits for a file system that does not answer cannot even be killed.
+    kill_server(&state::read_claim(dir)?);
+    if wait_end(dir, Some(GRACE))? {
         return Ok(());
     }
     Err(RunnerError::Running(id_of(dir)))
@@ -163,6 +177,9 @@ pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
         }
         stop(dir, Duration::ZERO)?;
     }
+    if force && state.status == Status::Created && state::monitor_alive(dir)? {
+        end_starting(dir)?;
+    }
     cleanup(dir)?;
     let Some(_lock) = state::take_lock(dir)? else {
         return Err(RunnerError::Running(id_of(dir)));
@@ -178,6 +195,21 @@ pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
             },
         ),
     }
+}
+
+/// Ends a start that is under way, or hangs.
+fn end_starting(dir: &Path) -> Result<(), RunnerError> {
+    let claim = state::read_claim(dir)?;
+    kill_server(&claim);
+    if wait_end(dir, Some(GRACE))? {
+        return Ok(());
+    }
+    let monitor = state::open_process(claim.monitor_pid, claim.monitor_start);
+    if let Some((_, pidfd)) = monitor {
+        let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+        wait_readable(pidfd.as_fd(), 5000);
+    }
+    Ok(())
 }
 
 /// Finishes what a killed monitor left: the first process, control groups, the socket, the state.
@@ -197,12 +229,16 @@ pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
         && let Some((_, pidfd)) = state::open_init(&claim)
     {
         let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-        wait_readable(pidfd.as_fd(), 5000);
+        if !wait_readable(pidfd.as_fd(), 5000) {
+            kill_server(&claim);
+            wait_readable(pidfd.as_fd(), 5000);
+        }
     }
     crate::cgroup::remove(&id_of(dir), &claim.cgroups);
     let _gone = std::fs::remove_file(dir.join(crate::monitor::SOCKET));
     let state = State {
         pid: 0,
+        server_pid: 0,
         cgroups: Vec::new(),
         finished_at: crate::time::now(),
         ..truth

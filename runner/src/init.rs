@@ -7,6 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, mkdirat, openat, symlinkat};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::Signal;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::channel::{self, Message};
@@ -51,6 +52,8 @@ struct Made {
 /// Runs all steps; returns only when one failed.
 pub(crate) fn run(steps: &[Step], line: &Line<'_>) -> Failure {
     let mut made = Made::default();
+    // Until the process executes; changes of identity clear it, so it is asked for again.
+    let _cleared_later = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     // Modes given below are meant as they are.
     rustix::process::umask(Mode::empty());
     for step in steps {
@@ -149,7 +152,9 @@ pub(crate) fn become_root() -> Result<(), Failure> {
     set_thread_res_gid(gid, gid, gid).step("become the mapped root group")?;
     // Refused where setgroups is denied; then the groups stay, unmapped.
     let _ignored = set_thread_groups(&[]);
-    set_thread_res_uid(uid, uid, uid).step("become the mapped root user")
+    set_thread_res_uid(uid, uid, uid).step("become the mapped root user")?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .step("ask to die with the monitor")
 }
 
 fn mount_root(source: &RootSource, line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {

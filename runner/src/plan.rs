@@ -1,6 +1,6 @@
 //! What starting a container does, as data: computed here, carried out by [`crate::init`].
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +72,19 @@ pub struct HostFacts {
     pub egid: u32,
     /// Whether `/sys/fs/cgroup` is a version 2 hierarchy.
     pub unified_cgroups: bool,
+}
+
+impl HostFacts {
+    /// Looks at this host.
+    #[must_use]
+    pub fn detect() -> Self {
+        let unified = Path::new("/sys/fs/cgroup/cgroup.controllers");
+        Self {
+            euid: rustix::process::geteuid().as_raw(),
+            egid: rustix::process::getegid().as_raw(),
+            unified_cgroups: unified.try_exists().unwrap_or(false),
+        }
+    }
 }
 
 /// One thing to do, in init, after it was made in its namespaces.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -45,6 +45,10 @@ pub struct State {
     pub monitor_pid: i32,
     /// Start time of the monitor.
     pub monitor_start: u64,
+    /// Host id of the file-system server; 0 without one.
+    pub server_pid: i32,
+    /// Start time of the server.
+    pub server_start: u64,
     /// Which boot of the host this is about.
     pub boot_id: String,
     /// When it was started last, RFC 3339; empty when never.
@@ -165,11 +169,16 @@ pub(crate) fn start_time(pid: i32) -> u64 {
 }
 
 /// Opens the container's first process, sure that it is the one the state means.
-pub(crate) fn open_init(state: &State) -> Option<(Pid, std::os::fd::OwnedFd)> {
-    let pid = Pid::from_raw(state.pid)?;
+pub(crate) fn open_init(state: &State) -> Option<(Pid, OwnedFd)> {
+    open_process(state.pid, state.pid_start)
+}
+
+/// Opens the process that had this id and start time, if it still is there.
+pub(crate) fn open_process(raw: i32, start: u64) -> Option<(Pid, OwnedFd)> {
+    let pid = Pid::from_raw(raw)?;
     let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()?;
     // Checked after opening: if it is the right one now, the descriptor is right for ever.
-    (state.pid_start != 0 && start_time(state.pid) == state.pid_start).then_some((pid, pidfd))
+    (start != 0 && start_time(raw) == start).then_some((pid, pidfd))
 }
 
 #[cfg(test)]

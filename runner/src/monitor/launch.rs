@@ -68,7 +68,8 @@ pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError>
         .at("catch signals for", dir)?;
     rustix::process::chdir(dir).at("enter", dir)?;
     let log = LogWriter::open(&dir.join("log.json")).at("open the log of", dir)?;
-    let started = start_processes(dir, &config, &options);
+    let (server, state) = claim(dir, &config)?;
+    let started = start_processes(dir, &config, &options, server);
     let mut started = match started {
         Ok(started) => started,
         Err(error) => {
@@ -84,18 +85,14 @@ pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError>
             return Err(error);
         }
     };
-    let monitor_pid = rustix::process::getpid().as_raw_nonzero().get();
     let pid = started.init.pid.as_raw_nonzero().get();
     let state = State {
         status: Status::Running,
         pid,
         pid_start: state::start_time(pid),
-        monitor_pid,
-        monitor_start: state::start_time(monitor_pid),
-        boot_id: state::boot_id(),
         started_at: crate::time::now(),
         cgroups: std::mem::take(&mut started.cgroups),
-        ..State::default()
+        ..state
     };
     if let Err(error) = state::write(dir, &state) {
         started.init.signal(libc::SIGKILL);
@@ -119,6 +116,25 @@ pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError>
     })
 }
 
+/// Starts the server and says in the state who is starting: what hangs can then be ended by
+/// whoever removes the container.
+fn claim(dir: &Path, config: &ContainerConfig) -> Result<(Option<Server>, State), RunnerError> {
+    let monitor_pid = rustix::process::getpid().as_raw_nonzero().get();
+    let mut state = State {
+        monitor_pid,
+        monitor_start: state::start_time(monitor_pid),
+        boot_id: state::boot_id(),
+        ..State::default()
+    };
+    let server = start_server(dir, config)?;
+    if let Some(server) = &server {
+        state.server_pid = server.child.pid.as_raw_nonzero().get();
+        state.server_start = state::start_time(state.server_pid);
+    }
+    state::write(dir, &state)?;
+    Ok((server, state))
+}
+
 struct Started {
     init: Child,
     server: Option<Child>,
@@ -133,16 +149,11 @@ fn start_processes(
     dir: &Path,
     config: &ContainerConfig,
     options: &StartOptions,
+    server: Option<Server>,
 ) -> Result<Started, RunnerError> {
-    let host = HostFacts {
-        euid: rustix::process::geteuid().as_raw(),
-        egid: rustix::process::getegid().as_raw(),
-        unified_cgroups: Path::new("/sys/fs/cgroup/cgroup.controllers")
-            .try_exists()
-            .unwrap_or(false),
-    };
+    let host = HostFacts::detect();
     let plan = Plan::new(config, &host);
-    let (server, server_line) = start_server(dir, config)?;
+    let (server, server_line) = server.map(|server| (server.child, server.line)).unzip();
     let filters = Filters::prepare(&ProcessSpec::main(config), !config.ids_argv.is_empty());
     let pipes = if config.tty {
         None
@@ -238,12 +249,15 @@ fn server_error(dir: &Path, server: Option<&Child>, error: &RunnerError) -> Opti
     ))))
 }
 
-fn start_server(
-    dir: &Path,
-    config: &ContainerConfig,
-) -> Result<(Option<Child>, Option<OwnedFd>), RunnerError> {
+/// The file-system server, and the line on which init hands it the device.
+struct Server {
+    child: Child,
+    line: OwnedFd,
+}
+
+fn start_server(dir: &Path, config: &ContainerConfig) -> Result<Option<Server>, RunnerError> {
     let Root::Fuse { server_argv } = &config.root else {
-        return Ok((None, None));
+        return Ok(None);
     };
     let (ours, theirs) = channel::pair().at("make a line to the server of", dir)?;
     let log = File::options()
@@ -259,10 +273,8 @@ fn start_server(
         session: false,
     })
     .at("start the file-system server of", dir)?;
-    Ok((
-        Some(Child::new(pid).at("watch the server of", dir)?),
-        Some(ours),
-    ))
+    let child = Child::new(pid).at("watch the server of", dir)?;
+    Ok(Some(Server { child, line: ours }))
 }
 
 fn make_pipes(config: &ContainerConfig) -> std::io::Result<Pipes> {

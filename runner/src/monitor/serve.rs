@@ -22,6 +22,8 @@ const CHUNK_BYTES: usize = 64 << 10;
 const BACKLOG_BYTES_MAX: usize = 1 << 20;
 /// Attached clients at the same time; more are turned away.
 const CLIENTS_MAX: usize = 64;
+/// How long a killed process may wait for a file system that does not answer.
+const SERVER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long clients may take to read what is left after the end, in milliseconds.
 const CLIENT_DRAIN_MS: u32 = 2000;
 
@@ -39,6 +41,8 @@ struct Loop<'a> {
     input: VecDeque<u8>,
     input_ends: bool,
     kill_at: Option<Instant>,
+    /// When a server is killed that keeps the dead from dying.
+    kill_server_at: Option<Instant>,
 }
 
 /// What a readable descriptor is.
@@ -61,6 +65,7 @@ pub(super) fn serve(running: &mut Running, options: MonitorOptions) -> Result<()
         input: VecDeque::new(),
         input_ends: false,
         kill_at: None,
+        kill_server_at: None,
         running,
     };
     if let Some(socket) = this.running.attached.take() {
@@ -135,6 +140,13 @@ impl Loop<'_> {
         if self.kill_at.is_some_and(|at| Instant::now() >= at) {
             self.kill_at = None;
             self.running.init.signal(libc::SIGKILL);
+            self.kill_server_at = Some(Instant::now() + SERVER_PATIENCE);
+        }
+        if self.kill_server_at.is_some_and(|at| Instant::now() >= at) {
+            self.kill_server_at = None;
+            if let Some(server) = &self.running.server {
+                server.signal(libc::SIGKILL);
+            }
         }
         Ok(ended)
     }
@@ -177,6 +189,7 @@ impl Loop<'_> {
             .collect();
         let timeout = self
             .kill_at
+            .or(self.kill_server_at)
             .map(|at| timespec(at.saturating_duration_since(Instant::now())));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -369,8 +382,13 @@ impl Loop<'_> {
         running.state.exit_code = running.init.reap();
         running.state.status = Status::Exited;
         running.state.pid = 0;
+        running.state.server_pid = 0;
         running.state.oom_killed = crate::cgroup::out_of_memory(&running.state.cgroups);
-        // The first process is gone and with it the last descriptor of the mount namespace.
+        // It is in the mount namespace, which must go for the server to end.
+        if let Some(supervisor) = running.supervisor.take() {
+            supervisor.signal(libc::SIGKILL);
+            supervisor.reap();
+        }
         if let Some(server) = running.server.take() {
             let code = server.wait(SERVER_END_MS).unwrap_or_else(|| {
                 server.signal(libc::SIGKILL);
@@ -380,10 +398,6 @@ impl Loop<'_> {
                 let said = last_line(&running.dir.join(super::SERVER_LOG)).unwrap_or_default();
                 running.state.error = format!("the file-system server ended with {code}: {said}");
             }
-        }
-        if let Some(supervisor) = running.supervisor.take() {
-            supervisor.signal(libc::SIGKILL);
-            supervisor.reap();
         }
         crate::cgroup::remove(&running.config.id, &running.state.cgroups);
         running.state.cgroups.clear();
