@@ -6,7 +6,7 @@ use rrun_union::{Caller, Ino, OnWrite, Options, RenameMode, SetAttr, SetTime, Un
 
 use super::*;
 use crate::archive::{SaveFormat, load, save_to_stream};
-use crate::testing::{Image, Recorder, gzip, layer_tar};
+use crate::testing::{Image, Recorder, Reply, Server, gzip, layer_tar};
 use crate::{Silent, images};
 
 const ROOT: Caller = Caller {
@@ -288,4 +288,35 @@ fn a_saved_image_is_not_imported() {
     );
     assert!(result.is_err());
     assert_eq!(room.store.refs().unwrap().len(), 1);
+}
+
+#[test]
+fn a_tree_is_imported_from_an_address() {
+    let room = room();
+    let tar = gzip(&layer_tar(&[("bin/sh", b"#")]));
+    let body = tar.clone();
+    let server = Server::start(move |seen| match seen.target.as_str() {
+        "/old" => Reply::new(302, "").with("Location", "/new.tgz"),
+        "/new.tgz" => Reply::new(200, body.clone()),
+        "/cut" => {
+            let mut reply = Reply::new(200, body.clone());
+            reply.cut = Some(body.len() / 2);
+            reply
+        }
+        _ => Reply::new(404, ""),
+    });
+    let fetch = |path: &str| {
+        let url = format!("http://{}{path}", server.host);
+        import_url(
+            &room.store,
+            &url,
+            &Labels::default(),
+            &Arch::native(),
+            &Silent,
+        )
+    };
+    let id = fetch("/old").unwrap();
+    assert_eq!(names(&exported(&room.read_only(id))), ["bin/", "bin/sh"]);
+    assert!(fetch("/none").unwrap_err().to_string().contains("404"));
+    assert!(fetch("/cut").is_err());
 }
