@@ -22,15 +22,19 @@ pub(crate) use format::{View, verify};
 const LAYERS_MAX: usize = 1 << 16;
 
 impl Store {
-    /// Opens the merged tree of a stack of layers, lowest first; builds it if it is missing.
+    /// Opens the merged tree of a stack of layers, lowest first; builds it if it is missing or
+    /// its header is damaged. To keep it from `gc`, take a [`Store::lease`] next.
     ///
     /// # Errors
     ///
     /// `LayerMissing`; `LinkTargetMissing`, `Merge` for layers that do not fit together.
     pub fn base(&self, diff_ids: &[Digest]) -> Result<Base, StoreError> {
         let chain = chain_id(diff_ids);
-        if let Some(base) = self.open_base(&chain)? {
-            return Ok(base);
+        match self.open_base(&chain) {
+            Ok(Some(base)) => return Ok(base),
+            // A damaged one, or one of another version, is built again in its place.
+            Ok(None) | Err(StoreError::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
         }
         self.build_base(&chain, diff_ids)?;
         self.open_base(&chain)?

@@ -16,12 +16,11 @@ use std::thread;
 use crossbeam_channel::{Sender, bounded};
 use flate2::read::MultiGzDecoder;
 use rrun_core::Digest;
-use rustix::fs::{CWD, Mode, OFlags, openat};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{At, StoreError};
 use crate::layer::encode_state;
-use crate::store::{create_new, finish, make_dir, rename_new};
+use crate::store::{create_new, finish, make_dir, open_dir, rename_new, sync_dir};
 use crate::{BlobInfo, Compression, Expect, LayerInfo, Store};
 use split::{Chunk, Split, split};
 
@@ -346,17 +345,7 @@ fn write_file(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     create_new(path)?.write_all(bytes).at("write", path)
 }
 
-fn open_dir(path: &Path) -> Result<std::os::fd::OwnedFd, StoreError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    openat(CWD, path, flags, Mode::empty()).at("open", path)
-}
-
 /// Makes all that was written to the file system of `dir` durable.
 fn sync_all(dir: &Path) -> Result<(), StoreError> {
     rustix::fs::syncfs(open_dir(dir)?).at("sync the file system of", dir)
-}
-
-/// Makes the names in a directory durable.
-fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    rustix::fs::fsync(open_dir(dir)?).at("sync", dir)
 }

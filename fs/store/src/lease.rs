@@ -18,13 +18,17 @@ use crate::store::create_new;
 #[derive(Debug)]
 pub struct Lease {
     path: PathBuf,
+    pid: u32,
     _lock: OwnedFd,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // If it stays, gc finds it unlocked and removes it.
-        let _ignored = fs::remove_file(&self.path);
+        // A forked child has a copy of this, but not the right. If the file stays, gc finds it
+        // unlocked and removes it.
+        if self.pid == std::process::id() {
+            let _ignored = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -54,7 +58,11 @@ impl Store {
         let unique: Vec<_> = unique.collect();
         let path = self.dir("leases").join(unique.join("-"));
         fs::rename(&temp, &path).at("rename into place", &path)?;
-        Ok(Lease { path, _lock: lock })
+        Ok(Lease {
+            path,
+            pid: std::process::id(),
+            _lock: lock,
+        })
     }
 
     /// The chainIDs of all live leases; removes dead ones. The exclusive lock is held.

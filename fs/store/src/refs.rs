@@ -9,7 +9,7 @@ use rrun_core::{Digest, Time};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{At, StoreError};
-use crate::store::digest_of;
+use crate::store::{digest_of, sync_dir};
 use crate::{ImageLayer, ImageRecord, LayerBlob, NamedImage, Resolved, Store};
 
 /// Longest name in bytes: a reference has at most 255 for its path, plus host, port and tag.
@@ -165,7 +165,7 @@ impl Store {
         }
         self.write_whole(&self.ref_path(name), encode(Some(name), image).as_bytes())?;
         remove_if_there(&self.untagged_path(&image.config))?;
-        Ok(())
+        sync_dir(&self.dir("refs"))
     }
 
     /// Keeps an image that has no name; does nothing when it has one.
@@ -185,7 +185,8 @@ impl Store {
             return Ok(());
         }
         let path = self.untagged_path(&image.config);
-        self.write_whole(&path, encode(None, image).as_bytes())
+        self.write_whole(&path, encode(None, image).as_bytes())?;
+        sync_dir(&self.dir("refs"))
     }
 
     /// All that the image needs must be there; `gc` is kept away by the caller.

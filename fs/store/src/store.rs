@@ -54,14 +54,18 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Session {
     path: PathBuf,
+    pid: u32,
     // Closing it lets go of the lock.
     _lock: OwnedFd,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // What is left is removed by the next process to open the store.
-        let _ignored = fs::remove_dir_all(&self.path);
+        // A forked child has a copy of this, but not the right. What is left is removed by the
+        // next process to open the store.
+        if self.pid == std::process::id() {
+            let _ignored = fs::remove_dir_all(&self.path);
+        }
     }
 }
 
@@ -116,7 +120,7 @@ impl Store {
             fs::rename(&temp, &version).at("rename into place", &version)?;
         }
         let path = root.join("objects");
-        let objects = openat(CWD, &path, dir_flags(), Mode::empty()).at("open", &path)?;
+        let objects = open_dir(&path)?;
         clean_tmp(&root.join("tmp"));
         Ok(Self {
             shared: Arc::new(Shared {
@@ -394,6 +398,16 @@ pub(crate) fn create_new(path: &Path) -> Result<File, StoreError> {
     options.open(path).at("create", path)
 }
 
+/// Opens a directory of the store.
+pub(crate) fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
+    openat(CWD, path, dir_flags(), Mode::empty()).at("open", path)
+}
+
+/// Makes the names in a directory durable.
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+    rustix::fs::fsync(open_dir(dir)?).at("sync", dir)
+}
+
 /// Makes a directory unless it is there.
 pub(crate) fn make_dir(path: &Path) -> Result<(), StoreError> {
     match DirBuilder::new().mode(0o700).create(path) {
@@ -460,7 +474,11 @@ fn make_session(tmp: &Path) -> Result<Session, StoreError> {
         // A cleaner may have taken it between the two calls.
         let mine = rustix::fs::fstat(&fd).at("look at", &path)?;
         if fs::symlink_metadata(&path).is_ok_and(|there| there.ino() == mine.st_ino) {
-            return Ok(Session { path, _lock: fd });
+            return Ok(Session {
+                path,
+                pid: std::process::id(),
+                _lock: fd,
+            });
         }
     }
     Err(StoreError::Io {

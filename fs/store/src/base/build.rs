@@ -65,6 +65,9 @@ impl<'a> Writer<'a> {
             nlink: 2,
             ..first
         });
+        self.names.reserve(tree.len());
+        self.objects.reserve(tree.len());
+        self.nodes.reserve(tree.len());
         // The number in the file of each node of the tree; 0 where it has none yet.
         let mut numbers = vec![0_u32; tree.len()];
         numbers[tree.root()] = ROOT;

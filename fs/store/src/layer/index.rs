@@ -71,6 +71,15 @@ impl LayerIndex {
         Self::new(Bytes::Heap(bytes), Path::new("layer index"))
     }
 
+    /// Appends the checksum that makes `body` an index, if it is one otherwise; for tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn seal(mut body: Vec<u8>) -> Vec<u8> {
+        let sum = finish(Sha256::new_with_prefix(&body));
+        body.extend_from_slice(sum.as_bytes());
+        body
+    }
+
     fn new(bytes: Bytes, path: &Path) -> Result<Self, StoreError> {
         let corrupt = |what| StoreError::Corrupt {
             path: path.to_owned(),
@@ -140,6 +149,20 @@ impl LayerIndex {
     /// Each may be `Corrupt`.
     pub fn entries(&self) -> impl Iterator<Item = Result<LayerEntry<'_>, StoreError>> + '_ {
         (0..self.entries).map(|number| {
+            self.entry(number)
+                .ok_or_else(|| self.corrupt("a record is malformed"))
+        })
+    }
+
+    /// The whiteouts and opaque marks only.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = Result<LayerEntry<'_>, StoreError>> + '_ {
+        let records = &self.bytes.get()[HEADER_LEN..];
+        let marked = records
+            .chunks_exact(RECORD_LEN)
+            .take(self.entries)
+            .enumerate();
+        let marked = marked.filter(|(_, record)| matches!(record[0], KIND_WHITEOUT | KIND_OPAQUE));
+        marked.map(|(number, _)| {
             self.entry(number)
                 .ok_or_else(|| self.corrupt("a record is malformed"))
         })

@@ -1,6 +1,7 @@
 //! The tree that layers are merged into, lowest first, as overlayfs would show them.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use rrun_core::Time;
 
@@ -95,26 +96,24 @@ impl<'a> Tree<'a> {
     }
 
     pub(super) fn sorted(&self) -> Sorted<'a> {
-        let mut all: Vec<_> = self
-            .names
-            .iter()
-            .map(|((dir, name), node)| (*dir, *name, *node))
-            .collect();
-        all.sort_unstable();
+        // By directory first, which is cheap, so that only short lists are left to sort.
         let mut starts = vec![0; self.nodes.len() + 1];
-        for (dir, _, _) in &all {
+        for (dir, _) in self.names.keys() {
             starts[dir + 1] += 1;
         }
         for at in 1..starts.len() {
             starts[at] += starts[at - 1];
         }
-        Sorted {
-            starts,
-            names: all
-                .into_iter()
-                .map(|(_, name, node)| (name, node))
-                .collect(),
+        let mut next = starts.clone();
+        let mut names: Vec<(&[u8], usize)> = vec![(b"", 0); self.names.len()];
+        for ((dir, name), node) in &self.names {
+            names[next[*dir]] = (name, *node);
+            next[*dir] += 1;
         }
+        for ends in starts.windows(2) {
+            names[ends[0]..ends[1]].sort_unstable();
+        }
+        Sorted { starts, names }
     }
 
     /// Puts a layer on top: first what it hides of those below, then what it has.
@@ -124,19 +123,14 @@ impl<'a> Tree<'a> {
             number,
             last: None,
         };
-        for entry in index.entries() {
+        self.names.reserve(index.len());
+        self.nodes.reserve(index.len());
+        for entry in index.marks() {
             let entry = entry?;
-            match entry.kind {
-                EntryKind::Opaque => self.empty(entry.path),
-                EntryKind::Whiteout => self.remove(entry.path),
-                EntryKind::Directory
-                | EntryKind::Inline(_)
-                | EntryKind::Object { .. }
-                | EntryKind::Symlink(_)
-                | EntryKind::HardLink(_)
-                | EntryKind::CharDevice(_)
-                | EntryKind::BlockDevice(_)
-                | EntryKind::Fifo => {}
+            if entry.kind == EntryKind::Opaque {
+                self.empty(entry.path);
+            } else {
+                self.remove(entry.path);
             }
         }
         for entry in index.entries() {
@@ -206,28 +200,42 @@ impl<'a> Tree<'a> {
             Some(_) | None => self.make_dirs(parent_path, entry.path, layer)?,
         };
         layer.last = Some((parent_path, parent));
-        let old = self.names.get(&(parent, name)).copied();
-        if let Some(old) = old.filter(|old| self.is_dir(*old)) {
-            if entry.kind == EntryKind::Directory {
-                self.nodes[old] = Merged {
-                    entry,
-                    layer: layer.number,
-                };
-                return Ok(());
-            }
-            // A directory goes away, perhaps the remembered one.
-            layer.last = None;
-        }
-        let node = if let EntryKind::HardLink(target) = entry.kind {
-            self.link_target(target, entry.path, layer)?
-        } else {
-            self.nodes.push(Merged {
-                entry,
-                layer: layer.number,
-            });
-            self.nodes.len() - 1
+        let node = match entry.kind {
+            EntryKind::HardLink(target) => self.link_target(target, entry.path, layer)?,
+            EntryKind::Directory
+            | EntryKind::Inline(_)
+            | EntryKind::Object { .. }
+            | EntryKind::Symlink(_)
+            | EntryKind::CharDevice(_)
+            | EntryKind::BlockDevice(_)
+            | EntryKind::Fifo
+            | EntryKind::Whiteout
+            | EntryKind::Opaque => self.nodes.len(),
         };
-        self.names.insert((parent, name), node);
+        let merged = Merged {
+            entry,
+            layer: layer.number,
+        };
+        match self.names.entry((parent, name)) {
+            Entry::Occupied(mut old) => {
+                let there = *old.get();
+                if self.nodes[there].entry.kind == EntryKind::Directory {
+                    if merged.entry.kind == EntryKind::Directory {
+                        self.nodes[there] = merged;
+                        return Ok(());
+                    }
+                    // A directory goes away, perhaps the remembered one.
+                    layer.last = None;
+                }
+                old.insert(node);
+            }
+            Entry::Vacant(free) => {
+                free.insert(node);
+            }
+        }
+        if node == self.nodes.len() {
+            self.nodes.push(merged);
+        }
         Ok(())
     }
 
