@@ -22,7 +22,7 @@ struct Room {
 }
 
 fn room() -> Room {
-    let image = Image::new(&[
+    room_of(&Image::new(&[
         &[
             ("etc/hosts", b"a\n"),
             ("etc/same", b"s\n"),
@@ -32,7 +32,11 @@ fn room() -> Room {
             ("gone/one", b"1"),
         ],
         &[("bin/x", b"x\n")],
-    ]);
+    ]))
+}
+
+/// A store with an image of two layers.
+fn room_of(image: &Image) -> Room {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store")).unwrap();
     let layers: Vec<_> = (0..2).map(|n| format!("{n}.tar")).collect();
@@ -319,4 +323,36 @@ fn a_tree_is_imported_from_an_address() {
     assert_eq!(names(&exported(&room.read_only(id))), ["bin/", "bin/sh"]);
     assert!(fetch("/none").unwrap_err().to_string().contains("404"));
     assert!(fetch("/cut").is_err());
+}
+
+#[test]
+fn hard_links_of_the_image_stay_together_when_one_name_changes() {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_size(3);
+    tar.append_data(&mut header, "d/one", &b"old"[..]).unwrap();
+    for name in ["d/three", "two"] {
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_entry_type(tar::EntryType::Link);
+        header.set_size(0);
+        tar.append_link(&mut header, name, "d/one").unwrap();
+    }
+    let tars = vec![tar.into_inner().unwrap(), layer_tar(&[("x", b"x")])];
+    let room = room_of(&Image::of_tars(tars));
+    let union = room.writable();
+    union
+        .write(at(&union, "two"), 0, b"new", OnWrite::Keep)
+        .unwrap();
+    let request = Commit {
+        parent: Some(&room.image),
+        ..Commit::default()
+    };
+    let id = commit(&room.store, &union, &request, &Arch::native(), &Silent).unwrap();
+    let committed = room.read_only(id);
+    let inode = |path: &str| committed.getattr(at(&committed, path)).unwrap().ino;
+    assert_eq!(inode("two"), inode("d/one"));
+    assert_eq!(inode("two"), inode("d/three"));
+    assert!(exported(&union) == exported(&committed), "the trees differ");
 }
