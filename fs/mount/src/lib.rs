@@ -1,1 +1,19 @@
-//! Serves a union over the FUSE protocol.
+//! Serves a [`Union`](rrun_union::Union) over the FUSE protocol: decode, call the union, reply.
+//! Decides nothing.
+//!
+//! The transport is our own: the `fuser` crate lacks `O_TMPFILE`, statx, syncfs and control over
+//! how a worker waits, see docs/decisions.md.
+
+mod dispatch;
+mod mountpoint;
+mod negotiate;
+mod options;
+mod server;
+mod stats;
+mod sys;
+mod wire;
+
+pub use mountpoint::{Mountpoint, mount};
+pub use options::{OpenMode, ServeOptions};
+pub use server::{ServeError, serve};
+pub use stats::{OpCount, Stats};

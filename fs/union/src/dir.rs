@@ -17,6 +17,9 @@ const LOWER_COOKIE: u64 = 2;
 /// Cookies of entries that only the upper directory has start here: above every lower position.
 const UPPER_COOKIE: u64 = 1 << 40;
 
+/// A name, what it names, and the cookie after it.
+type Position = (Box<[u8]>, Found, u64);
+
 /// One entry of a listing.
 #[derive(Debug, Clone, Copy)]
 pub struct Listed<'a> {
@@ -108,7 +111,7 @@ impl Union {
             }
             return Ok(());
         };
-        let fd = self.dir_fd_of(&mut state)?;
+        let fd = self.dir_fd_in(node, &state)?;
         let lower = state.dir.as_ref().and_then(|dir| dir.lower);
         let mut names = Vec::new();
         read_names(fd.as_fd(), |name, _| {
@@ -119,7 +122,6 @@ impl Union {
         names.sort_unstable();
         let mut dir = Dir {
             lower,
-            fd: Some(Arc::clone(&fd)),
             ..Dir::default()
         };
         for name in names {
@@ -512,12 +514,7 @@ impl Union {
     }
 
     /// The next entries of a merged directory after `cookie`.
-    fn batch(
-        &self,
-        node: &Node,
-        cookie: u64,
-        count: usize,
-    ) -> Result<Vec<(Box<[u8]>, Found, u64)>, Errno> {
+    fn batch(&self, node: &Node, cookie: u64, count: usize) -> Result<Vec<Position>, Errno> {
         let state = node.lock();
         let dir = state.dir.as_deref().ok_or(Errno::ENOTDIR)?;
         let mut out = Vec::new();

@@ -71,9 +71,11 @@ pub(crate) fn read_data(data: &Data, offset: u64, buffer: &mut [u8]) -> Result<u
     }
 }
 
+type Shard = Mutex<LruCache<u64, Arc<Source>>>;
+
 #[derive(Debug)]
 pub(crate) struct Fds {
-    shards: Box<[Mutex<LruCache<u64, Arc<Source>>>]>,
+    shards: Box<[Shard]>,
 }
 
 impl Fds {
@@ -91,7 +93,7 @@ impl Fds {
         }
     }
 
-    fn shard(&self, id: u64) -> &Mutex<LruCache<u64, Arc<Source>>> {
+    fn shard(&self, id: u64) -> &Shard {
         &self.shards[usize::try_from(id % 8).unwrap_or(0)]
     }
 

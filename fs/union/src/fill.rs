@@ -213,10 +213,10 @@ impl Fill {
         if from >= to {
             return Ok(());
         }
-        if let Data::File(lower) = &*self.lower {
-            if copy_range(lower, file, from, to)? {
-                return Ok(());
-            }
+        if let Data::File(lower) = &*self.lower
+            && copy_range(lower, file, from, to)?
+        {
+            return Ok(());
         }
         let size = usize::try_from(to - from)
             .unwrap_or(COPY_CHUNK)
@@ -287,7 +287,9 @@ mod tests {
 
     #[test]
     fn a_sparse_copy_reads_like_the_whole_one() {
-        let lower: Vec<u8> = (0..40_000_u32).map(|n| (n % 251) as u8).collect();
+        let lower: Vec<u8> = (0..40_000_u32)
+            .map(|n| u8::try_from(n % 251).unwrap())
+            .collect();
         let file = tempfile::tempfile().unwrap();
         let mut model = lower.clone();
         file.set_len(model.len() as u64).unwrap();
@@ -297,7 +299,7 @@ mod tests {
             true,
         );
         let mut seed = 1_u64;
-        for round in 0..300 {
+        for round in 0..300_u32 {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let offset = (seed >> 33) % 45_000;
             let len = (seed >> 20) % 9_000 + 1;
@@ -307,9 +309,10 @@ mod tests {
                 file.set_len(size).unwrap();
                 model.truncate(usize::try_from(size).unwrap());
             } else {
-                let bytes = vec![(round % 256) as u8; usize::try_from(len).unwrap()];
+                let bytes = vec![u8::try_from(round % 256).unwrap(); usize::try_from(len).unwrap()];
                 fill.write_at(&file, offset, &bytes).unwrap();
-                let (start, end) = (offset as usize, offset as usize + bytes.len());
+                let start = usize::try_from(offset).unwrap();
+                let end = start + bytes.len();
                 if model.len() < end {
                     model.resize(end, 0);
                 }

@@ -298,7 +298,11 @@ impl DirLayers {
         }
         let mut attr = self.attr_of(&at, &disk, device)?;
         let mut parts = found.parts;
-        if attr.kind == FileType::Directory {
+        if attr.kind == FileType::Directory && disk.mount_root {
+            // What is mounted there is not the layer's: it shows as an empty directory.
+            parts.clear();
+            attr.nlink = 2;
+        } else if attr.kind == FileType::Directory {
             for part in &mut parts {
                 part.1 = join(&part.1, &name);
             }
@@ -354,7 +358,7 @@ impl DirLayers {
             .split(|byte| *byte == b'/')
             .filter(|name| !name.is_empty())
         {
-            below = self.step(below, name)?;
+            below = self.step(&below, name)?;
         }
         parts.extend(below);
         Ok(())
@@ -369,9 +373,9 @@ impl DirLayers {
 
     /// One component down in each of several parts of one directory, as deep as they continue
     /// each other.
-    fn step(&self, dirs: Vec<Part>, name: &[u8]) -> Result<Vec<Part>, Errno> {
+    fn step(&self, dirs: &[Part], name: &[u8]) -> Result<Vec<Part>, Errno> {
         let mut next = Vec::new();
-        for part in &dirs {
+        for part in dirs {
             let at = At::Name(self.dir(part)?, name.into());
             match at.stat() {
                 Ok(disk) if disk.attr.kind == FileType::Directory => {}
@@ -385,14 +389,14 @@ impl DirLayers {
                 let mut rest = if further.first() == Some(&b'/') {
                     self.below(part.0)
                 } else {
-                    dirs.clone()
+                    dirs.to_vec()
                 };
                 rest.retain(|below| below.0 > part.0);
                 for name in further
                     .split(|byte| *byte == b'/')
                     .filter(|name| !name.is_empty())
                 {
-                    rest = self.step(rest, name)?;
+                    rest = self.step(&rest, name)?;
                 }
                 next.extend(rest);
                 break;
@@ -535,16 +539,20 @@ impl Lower for DirLayers {
 
     fn xattr_names(&self, node: NodeId) -> Result<Vec<Vec<u8>>, Errno> {
         let merged = self.node(node)?;
+        if merged.parts.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut names = self.disk(&merged)?.xattr_names()?;
         names.retain(|name| !is_internal(name));
         Ok(names)
     }
 
     fn xattr(&self, node: NodeId, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
-        if is_internal(name) {
+        let merged = self.node(node)?;
+        if is_internal(name) || merged.parts.is_empty() {
             return Ok(None);
         }
-        self.disk(&*self.node(node)?)?.xattr(name)
+        self.disk(&merged)?.xattr(name)
     }
 
     fn data(&self, node: NodeId) -> Result<Data, Errno> {

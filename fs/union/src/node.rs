@@ -30,6 +30,10 @@ pub(crate) struct Node {
     /// Held while the file is brought into the upper directory.
     pub(crate) copy_up: Mutex<()>,
     pub(crate) state: Mutex<State>,
+    /// The open upper directory, of a directory that is there. Once set it stays, and it is set
+    /// before anything takes the state of a directory to change it: finding a child's place then
+    /// needs no state but the child's own.
+    pub(crate) fd: Mutex<Option<Arc<OwnedFd>>>,
 }
 
 /// Where the file is.
@@ -68,8 +72,6 @@ pub(crate) struct Dir {
     pub(crate) lower: Option<NodeId>,
     /// Whether everything in the upper directory is in `slots`.
     pub(crate) loaded: bool,
-    /// The open upper directory.
-    pub(crate) fd: Option<Arc<OwnedFd>>,
     /// Every name in the upper directory.
     pub(crate) slots: HashMap<Box<[u8]>, Slot>,
     /// Names that are not in the lower directory, by the cookie that readdir gives them.
@@ -122,6 +124,7 @@ impl Node {
             ino,
             copy_up: Mutex::new(()),
             state: Mutex::new(state),
+            fd: Mutex::new(None),
         }
     }
 
@@ -168,10 +171,12 @@ impl Dir {
 
 const SHARDS: usize = 64;
 
+type Shard = Mutex<HashMap<u64, Arc<Node>>>;
+
 /// All nodes that differ from the lower tree, by id.
 #[derive(Debug)]
 pub(crate) struct Table {
-    shards: Box<[Mutex<HashMap<u64, Arc<Node>>>]>,
+    shards: Box<[Shard]>,
 }
 
 impl Table {
@@ -181,7 +186,7 @@ impl Table {
         }
     }
 
-    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Arc<Node>>> {
+    fn shard(&self, id: u64) -> &Shard {
         let number = usize::try_from(id % 64).unwrap_or(0);
         &self.shards[number]
     }

@@ -10,7 +10,7 @@ use rrun_core::{Attr, Errno, FileType, Lower, NodeId};
 use crate::error::UnionError;
 use crate::fds::Fds;
 use crate::lookups::Lookups;
-use crate::node::{Dir, Node, State, Table, Where};
+use crate::node::{Dir, Node, State, Table, Where, lock};
 use crate::options::Options;
 use crate::types::{Entry, Ino};
 use crate::upper::{At, Upper};
@@ -97,15 +97,12 @@ impl Union {
     fn start(&self, mut root: State) -> Result<(), Errno> {
         let attr = self.lower.attr(NodeId::ROOT)?;
         if let Some(upper) = &self.upper {
-            if let Some(dir) = root.dir.as_mut() {
-                dir.fd = Some(Arc::clone(&upper.root));
-            }
             let at = root_at(upper);
             root.pretend = self.read_pretend(&at, FileType::Directory)?;
             self.dress_root(upper, &mut root, &attr)?;
         }
         let ino = attr.ino;
-        self.nodes.get_or(Ino::ROOT.0, || {
+        let node = self.nodes.get_or(Ino::ROOT.0, || {
             Node::new(
                 Ino::ROOT.0,
                 FileType::Directory,
@@ -114,6 +111,9 @@ impl Union {
                 root,
             )
         });
+        if let Some(upper) = &self.upper {
+            *lock(&node.fd) = Some(Arc::clone(&upper.root));
+        }
         self.load_index()
     }
 
@@ -193,21 +193,22 @@ impl Union {
 
     /// The open upper directory of a directory node that is in the upper directory.
     pub(crate) fn dir_fd(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
-        let mut state = node.lock();
-        self.dir_fd_of(&mut state)
+        if let Some(fd) = &*lock(&node.fd) {
+            return Ok(Arc::clone(fd));
+        }
+        self.dir_fd_in(node, &node.lock())
     }
 
-    pub(crate) fn dir_fd_of(&self, state: &mut State) -> Result<Arc<OwnedFd>, Errno> {
-        if let Some(fd) = state.dir.as_ref().and_then(|dir| dir.fd.clone()) {
-            return Ok(fd);
+    /// The same when the state is locked already.
+    pub(crate) fn dir_fd_in(&self, node: &Node, state: &State) -> Result<Arc<OwnedFd>, Errno> {
+        if let Some(fd) = &*lock(&node.fd) {
+            return Ok(Arc::clone(fd));
         }
         let fd = match self.at(state)? {
             At::Name(parent, name) => Arc::new(Upper::open_dir(parent.as_fd(), &name)?),
             At::Fd(file) => Arc::new(file.try_clone()?.into()),
         };
-        if let Some(dir) = state.dir.as_mut() {
-            dir.fd = Some(Arc::clone(&fd));
-        }
+        *lock(&node.fd) = Some(Arc::clone(&fd));
         Ok(fd)
     }
 

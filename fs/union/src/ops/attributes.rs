@@ -369,3 +369,22 @@ pub(crate) fn without_set_id(perm: u32) -> u32 {
         perm
     }
 }
+
+impl Union {
+    /// Drops setgid, as setting an ACL by one outside the group does.
+    ///
+    /// # Errors
+    ///
+    /// Those of `chmod(2)`.
+    pub fn drop_setgid(&self, ino: Ino) -> Result<(), Errno> {
+        let attr = self.true_attr(&self.find(ino)?)?;
+        if attr.perm & 0o2000 == 0 {
+            return Ok(());
+        }
+        let set = SetAttr {
+            perm: Some(attr.perm & !0o2000),
+            ..SetAttr::default()
+        };
+        self.setattr(ino, &set).map(|_| ())
+    }
+}

@@ -84,9 +84,7 @@ impl Union {
         let fd = Arc::new(Upper::open_dir(parent_fd.as_fd(), &name)?);
         state.place = Where::Upper;
         state.pretend = self.pretend(&what);
-        if let Some(dir) = state.dir.as_mut() {
-            dir.fd = Some(fd);
-        }
+        *lock(&node.fd) = Some(fd);
         if let Some(dir) = parent_state.dir.as_mut() {
             dir.put(&name, node.id, node.kind, true);
         }

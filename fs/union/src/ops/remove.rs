@@ -150,14 +150,14 @@ impl Union {
             upper.whiteout(fd.as_fd(), name)?;
         } else {
             // The descriptor keeps the directory for those who are still in it.
-            let kept = self.dir_fd_of(&mut state)?;
+            let kept = self.dir_fd_in(&node, &state)?;
             let has_whiteouts = state
                 .dir
                 .as_deref()
                 .is_some_and(|own| !own.slots.is_empty());
             if has_whiteouts || in_lower {
                 let taken = upper.take_dir(fd.as_fd(), name, in_lower)?;
-                upper.discard_later(taken);
+                upper.discard_later(&taken);
             } else {
                 Upper::rmdir(fd.as_fd(), name)?;
             }

@@ -96,7 +96,7 @@ impl Union {
         let (to_parent, to_fd) = self.upper_dir(&self.find(to.0)?)?;
         let moving = self.ready_to_move(&moving)?;
         let target = target
-            .map(|found| self.ready_target(found, mode))
+            .map(|found| self.ready_target(&found, mode))
             .transpose()?;
         let from = End {
             parent: &from_parent,
@@ -148,11 +148,11 @@ impl Union {
         self.upper_dir(found).map(|(node, _)| node)
     }
 
-    fn ready_target(&self, found: Found, mode: RenameMode) -> Result<Arc<Node>, Errno> {
+    fn ready_target(&self, found: &Found, mode: RenameMode) -> Result<Arc<Node>, Errno> {
         if mode == RenameMode::Exchange {
-            return self.ready_to_move(&found);
+            return self.ready_to_move(found);
         }
-        let node = self.own(&found)?;
+        let node = self.own(found)?;
         if node.kind == FileType::Directory {
             self.load(&node)?;
             return Ok(node);
@@ -272,7 +272,7 @@ impl Union {
             }
             // Opaque first: it shows nothing with its whiteouts, and nothing without them.
             let names: Vec<Box<[u8]>> = dir.slots.keys().cloned().collect();
-            let fd = self.dir_fd_of(&mut state)?;
+            let fd = self.dir_fd_in(target, &state)?;
             if !names.is_empty() {
                 let at = At::Name(Arc::clone(to.fd), to.name.into());
                 upper.marks.set_opaque(&at)?;

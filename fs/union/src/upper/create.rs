@@ -166,7 +166,7 @@ impl Upper {
         let work = self.work()?;
         let temporary = self.temporary();
         self.mknod(work.as_fd(), &temporary, what)?;
-        self.finish(temporary, what, dir, name, place)
+        self.finish(&temporary, what, dir, name, place)
     }
 
     fn mknod(&self, dir: BorrowedFd<'_>, name: &[u8], what: &Virtual) -> Result<(), Errno> {
@@ -190,22 +190,22 @@ impl Upper {
     /// Dresses an object of the work directory and moves it to its place.
     fn finish(
         &self,
-        temporary: Vec<u8>,
+        temporary: &[u8],
         what: &Virtual,
         dir: BorrowedFd<'_>,
         name: &[u8],
         place: Place,
     ) -> Result<(), Errno> {
-        let at = At::Name(Arc::clone(self.work()?), temporary.clone().into());
+        let at = At::Name(Arc::clone(self.work()?), temporary.into());
         if let Err(error) = self.dress(&at, what) {
-            self.discard(&temporary);
+            self.discard(temporary);
             return Err(error);
         }
         let is_dir = what.kind == FileType::Directory;
         match place {
-            Place::Whiteout => self.settle(&temporary, dir, name, is_dir),
-            Place::Free => rfs::renameat(self.work()?, &*temporary, dir, name).map_err(|error| {
-                self.discard(&temporary);
+            Place::Whiteout => self.settle(temporary, dir, name, is_dir),
+            Place::Free => rfs::renameat(self.work()?, temporary, dir, name).map_err(|error| {
+                self.discard(temporary);
                 errno(error)
             }),
         }
@@ -230,7 +230,7 @@ impl Upper {
         }
         let temporary = self.temporary();
         rfs::symlinkat(target, self.work()?, &*temporary).map_err(errno)?;
-        self.finish(temporary, what, dir, name, place)
+        self.finish(&temporary, what, dir, name, place)
     }
 
     /// A symbolic link in the form of a regular file, in the work directory.
@@ -299,7 +299,7 @@ impl Upper {
             self.discard(&temporary);
             return Err(error);
         }
-        self.finish(temporary, what, dir, name, place)
+        self.finish(&temporary, what, dir, name, place)
     }
 
     /// A directory in the work directory, and how to reach it.

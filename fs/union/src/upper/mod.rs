@@ -63,6 +63,8 @@ pub(crate) struct DiskStat {
     pub(crate) attr: Attr,
     /// `st_ino` on disk.
     pub(crate) disk_ino: u64,
+    /// Another file system, or part of one, is mounted here.
+    pub(crate) mount_root: bool,
 }
 
 impl DiskStat {
@@ -130,9 +132,11 @@ pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<DiskStat, Errn
         ctime: time(st.stx_ctime),
         btime: time(st.stx_btime),
     };
+    let mount_root = st.stx_attributes.contains(rfs::StatxAttributes::MOUNT_ROOT);
     Ok(DiskStat {
         attr,
         disk_ino: st.stx_ino,
+        mount_root,
     })
 }
 
@@ -445,20 +449,20 @@ impl Upper {
     }
 
     /// Removes a directory taken out of the tree, without making the caller wait for long.
-    pub(crate) fn discard_later(&self, temporary: Vec<u8>) {
+    pub(crate) fn discard_later(&self, temporary: &[u8]) {
         let Some(work) = self.work.as_ref().map(Arc::clone) else {
             return;
         };
         // Thousands of whiteouts may be in there; a thread of its own keeps them off the
         // request. When none can be had, the caller waits.
-        let name = temporary.clone();
+        let name = temporary.to_vec();
         let started = std::thread::Builder::new()
             .name("rrun-reap".into())
             .spawn(move || {
                 let _left = remove_tree(work.as_fd(), &name, 0);
             });
         if started.is_err() {
-            self.discard(&temporary);
+            self.discard(temporary);
         }
     }
 

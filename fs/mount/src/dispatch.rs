@@ -1,0 +1,431 @@
+//! Decode, call the union, encode. One function per operation; no decisions.
+
+use rrun_core::{Errno, Time};
+use rrun_union::{
+    Caller, Entry, Ino, OnWrite, RenameMode, SeekTo, SetAttr, SetTime, SpaceMode, Union, XattrMode,
+};
+
+use crate::negotiate::Session;
+use crate::options::{OpenMode, ServeOptions};
+use crate::wire::{Body, Reply, Request, decode_device, is_regular, op};
+
+/// Whether the kernel waits for a reply.
+pub(crate) enum Answer {
+    /// It does; the body is in the reply unless this is an error.
+    Reply(Result<(), Errno>),
+    /// It does not.
+    Silence,
+}
+
+/// `FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR`. Source: `include/uapi/linux/fuse.h`.
+const KEEP_CACHE: u32 = (1 << 1) | (1 << 3);
+
+struct Call<'a, 'b> {
+    union: &'a Union,
+    ino: Ino,
+    caller: Caller,
+    body: Body<'b>,
+    reply: &'a mut Reply,
+}
+
+pub(crate) fn dispatch(
+    union: &Union,
+    options: &ServeOptions,
+    session: Session,
+    request: &Request<'_>,
+    reply: &mut Reply,
+) -> Answer {
+    let caller = Caller {
+        uid: request.uid,
+        gid: request.gid,
+        umask: 0,
+    };
+    let mut call = Call {
+        union,
+        ino: Ino(request.node),
+        caller,
+        body: request.body,
+        reply,
+    };
+    let result = match request.opcode {
+        op::FORGET => {
+            if let Ok(count) = call.body.u64() {
+                union.forget(call.ino, count);
+            }
+            return Answer::Silence;
+        }
+        op::BATCH_FORGET => {
+            call.batch_forget();
+            return Answer::Silence;
+        }
+        op::INTERRUPT => return Answer::Silence,
+        op::LOOKUP => call.lookup(),
+        op::GETATTR => call.getattr(),
+        op::SETATTR => call.setattr(),
+        op::READLINK => call.readlink(),
+        op::SYMLINK => call.symlink(),
+        op::MKNOD => call.mknod(),
+        op::MKDIR => call.mkdir(),
+        op::UNLINK => call
+            .body
+            .name()
+            .and_then(|name| union.unlink(call.ino, name)),
+        op::RMDIR => call
+            .body
+            .name()
+            .and_then(|name| union.rmdir(call.ino, name)),
+        op::RENAME => call.rename(false),
+        op::RENAME2 => call.rename(true),
+        op::LINK => call.link(),
+        op::OPEN | op::OPENDIR => match options.open_mode {
+            OpenMode::Silent => Err(Errno::ENOSYS),
+            OpenMode::KeepCache => {
+                call.reply.open_out(KEEP_CACHE);
+                Ok(())
+            }
+        },
+        op::READ => call.read(),
+        op::WRITE => call.write(),
+        op::STATFS => call.statfs(),
+        op::RELEASE | op::RELEASEDIR | op::DESTROY => Ok(()),
+        op::FSYNC | op::FSYNCDIR => call.fsync(),
+        op::SYNCFS => union.syncfs(),
+        op::SETXATTR => call.setxattr(session),
+        op::GETXATTR => call.getxattr(),
+        op::LISTXATTR => call.listxattr(),
+        op::REMOVEXATTR => call
+            .body
+            .name()
+            .and_then(|name| union.removexattr(call.ino, name)),
+        op::READDIR => call.readdir(false),
+        op::READDIRPLUS => call.readdir(true),
+        op::FALLOCATE => call.fallocate(),
+        op::LSEEK => call.lseek(),
+        op::COPY_FILE_RANGE => call.copy_file_range(),
+        op::TMPFILE => call.tmpfile(),
+        op::STATX => call.statx(),
+        op::IOCTL => Err(Errno::ENOTTY),
+        // CREATE: the kernel then sends MKNOD, and needs no RELEASE. FLUSH, ACCESS and the rest
+        // are asked once and then left out.
+        _ => Err(Errno::ENOSYS),
+    };
+    Answer::Reply(result)
+}
+
+impl Call<'_, '_> {
+    fn batch_forget(&mut self) {
+        let Ok(count) = self.body.u32() else { return };
+        if self.body.skip(4).is_err() {
+            return;
+        }
+        for _ in 0..count {
+            let (Ok(node), Ok(lookups)) = (self.body.u64(), self.body.u64()) else {
+                return;
+            };
+            self.union.forget(Ino(node), lookups);
+        }
+    }
+
+    fn give(&mut self, entry: Result<Entry, Errno>) -> Result<(), Errno> {
+        self.reply.entry_out(&entry?);
+        Ok(())
+    }
+
+    fn lookup(&mut self) -> Result<(), Errno> {
+        match self.union.lookup(self.ino, self.body.name()?) {
+            Err(Errno::ENOENT) => {
+                self.reply.no_entry();
+                Ok(())
+            }
+            entry => self.give(entry),
+        }
+    }
+
+    fn getattr(&mut self) -> Result<(), Errno> {
+        let attr = self.union.getattr(self.ino)?;
+        self.reply.attr_out(&attr);
+        Ok(())
+    }
+
+    fn statx(&mut self) -> Result<(), Errno> {
+        let attr = self.union.getattr(self.ino)?;
+        self.reply.statx_out(&attr);
+        Ok(())
+    }
+
+    /// `struct fuse_setattr_in`.
+    fn setattr(&mut self) -> Result<(), Errno> {
+        let valid = self.body.u32()?;
+        self.body.skip(12)?;
+        let size = self.body.u64()?;
+        self.body.skip(8)?;
+        let (atime, mtime) = (self.body.u64()?, self.body.u64()?);
+        self.body.skip(8)?;
+        let (atime_nanos, mtime_nanos) = (self.body.u32()?, self.body.u32()?);
+        self.body.skip(4)?;
+        let mode = self.body.u32()?;
+        self.body.skip(4)?;
+        let (uid, gid) = (self.body.u32()?, self.body.u32()?);
+        let has = |bit: u32| valid & (1 << bit) != 0;
+        let time = |set: u32, now: u32, secs: u64, nanos: u32| {
+            if !has(set) {
+                None
+            } else if has(now) {
+                Some(SetTime::Now)
+            } else {
+                Some(SetTime::At(Time {
+                    secs: secs.cast_signed(),
+                    nanos,
+                }))
+            }
+        };
+        let set = SetAttr {
+            perm: has(0).then_some(mode & 0o7777),
+            uid: has(1).then_some(uid),
+            gid: has(2).then_some(gid),
+            size: has(3).then_some(size),
+            atime: time(4, 7, atime, atime_nanos),
+            mtime: time(5, 8, mtime, mtime_nanos),
+            drop_privileges: has(11),
+        };
+        let attr = self.union.setattr(self.ino, &set)?;
+        self.reply.attr_out(&attr);
+        Ok(())
+    }
+
+    fn readlink(&mut self) -> Result<(), Errno> {
+        let target = self.union.readlink(self.ino)?;
+        self.reply.raw(&target);
+        Ok(())
+    }
+
+    fn symlink(&mut self) -> Result<(), Errno> {
+        let name = self.body.name()?;
+        let target = self.body.name()?;
+        let entry = self.union.symlink(self.ino, name, target, &self.caller);
+        self.give(entry)
+    }
+
+    fn mknod(&mut self) -> Result<(), Errno> {
+        let mode = self.body.u32()?;
+        let rdev = decode_device(self.body.u32()?);
+        self.caller.umask = self.body.u32()?;
+        self.body.skip(4)?;
+        let name = self.body.name()?;
+        let entry = self.union.mknod(self.ino, name, mode, rdev, &self.caller);
+        self.give(entry)
+    }
+
+    fn mkdir(&mut self) -> Result<(), Errno> {
+        let mode = self.body.u32()?;
+        self.caller.umask = self.body.u32()?;
+        let name = self.body.name()?;
+        let entry = self.union.mkdir(self.ino, name, mode, &self.caller);
+        self.give(entry)
+    }
+
+    /// `struct fuse_create_in`.
+    fn tmpfile(&mut self) -> Result<(), Errno> {
+        self.body.skip(4)?;
+        let mode = self.body.u32()?;
+        self.caller.umask = self.body.u32()?;
+        if !is_regular(mode) {
+            return Err(Errno::EINVAL);
+        }
+        let entry = self.union.tmpfile(self.ino, mode, &self.caller);
+        self.give(entry)?;
+        self.reply.open_out(KEEP_CACHE);
+        Ok(())
+    }
+
+    fn rename(&mut self, long: bool) -> Result<(), Errno> {
+        const NOREPLACE: u32 = 1;
+        const EXCHANGE: u32 = 2;
+        let to = Ino(self.body.u64()?);
+        let mut mode = RenameMode::Replace;
+        if long {
+            mode = match self.body.u32()? {
+                0 => RenameMode::Replace,
+                NOREPLACE => RenameMode::NoReplace,
+                EXCHANGE => RenameMode::Exchange,
+                // RENAME_WHITEOUT: refused, as kernel overlayfs does.
+                _ => return Err(Errno::EINVAL),
+            };
+            self.body.skip(4)?;
+        }
+        let from_name = self.body.name()?;
+        let to_name = self.body.name()?;
+        self.union
+            .rename((self.ino, from_name), (to, to_name), mode)
+    }
+
+    fn link(&mut self) -> Result<(), Errno> {
+        let from = Ino(self.body.u64()?);
+        let name = self.body.name()?;
+        let entry = self.union.link(from, self.ino, name);
+        self.give(entry)
+    }
+
+    /// `struct fuse_read_in`.
+    fn read(&mut self) -> Result<(), Errno> {
+        self.body.skip(8)?;
+        let offset = self.body.u64()?;
+        let size = usize::try_from(self.body.u32()?).map_err(|_| Errno::EINVAL)?;
+        let space = self.reply.space(size);
+        let count = self.union.read(self.ino, offset, space)?;
+        self.reply.shrink(count);
+        Ok(())
+    }
+
+    /// `struct fuse_write_in`.
+    fn write(&mut self) -> Result<(), Errno> {
+        const KILL_SUIDGID: u32 = 1 << 2;
+        self.body.skip(8)?;
+        let offset = self.body.u64()?;
+        let size = self.body.u32()?;
+        let flags = self.body.u32()?;
+        self.body.skip(16)?;
+        let data = self
+            .body
+            .bytes(usize::try_from(size).map_err(|_| Errno::EINVAL)?)?;
+        let effect = if flags & KILL_SUIDGID == 0 {
+            OnWrite::Keep
+        } else {
+            OnWrite::DropPrivileges
+        };
+        let count = self.union.write(self.ino, offset, data, effect)?;
+        self.reply.u32(u32::try_from(count).unwrap_or(0));
+        self.reply.u32(0);
+        Ok(())
+    }
+
+    /// `struct fuse_kstatfs`.
+    fn statfs(&mut self) -> Result<(), Errno> {
+        let space = self.union.statfs()?;
+        self.reply.u64(space.blocks);
+        self.reply.u64(space.blocks_free);
+        self.reply.u64(space.blocks_available);
+        self.reply.u64(space.files);
+        self.reply.u64(space.files_free);
+        self.reply.u32(space.block_size);
+        self.reply.u32(space.name_max);
+        self.reply.u32(space.block_size);
+        self.reply.zeros(28);
+        Ok(())
+    }
+
+    fn fsync(&mut self) -> Result<(), Errno> {
+        self.body.skip(8)?;
+        let data_only = self.body.u32()? & 1 != 0;
+        self.union.fsync(self.ino, data_only)
+    }
+
+    fn setxattr(&mut self, session: Session) -> Result<(), Errno> {
+        const ACL_KILL_SGID: u32 = 1;
+        let size = usize::try_from(self.body.u32()?).map_err(|_| Errno::EINVAL)?;
+        let flags = self.body.u32()?;
+        let mut extra = 0;
+        if session.setxattr_ext {
+            extra = self.body.u32()?;
+            self.body.skip(4)?;
+        }
+        let name = self.body.name()?;
+        let value = self.body.bytes(size)?;
+        let mode = match flags {
+            0 => XattrMode::Set,
+            1 => XattrMode::Create,
+            2 => XattrMode::Replace,
+            _ => return Err(Errno::EINVAL),
+        };
+        self.union.setxattr(self.ino, name, value, mode)?;
+        if extra & ACL_KILL_SGID != 0 {
+            self.union.drop_setgid(self.ino)?;
+        }
+        Ok(())
+    }
+
+    /// Answers a value, or its size when asked with size 0.
+    fn value(&mut self, size: u32, value: &[u8]) -> Result<(), Errno> {
+        let len = u32::try_from(value.len()).map_err(|_| Errno::E2BIG)?;
+        if size == 0 {
+            self.reply.u32(len);
+            self.reply.u32(0);
+            return Ok(());
+        }
+        if len > size {
+            return Err(Errno::ERANGE);
+        }
+        self.reply.raw(value);
+        Ok(())
+    }
+
+    fn getxattr(&mut self) -> Result<(), Errno> {
+        let size = self.body.u32()?;
+        self.body.skip(4)?;
+        let value = self.union.getxattr(self.ino, self.body.name()?)?;
+        self.value(size, &value)
+    }
+
+    fn listxattr(&mut self) -> Result<(), Errno> {
+        let size = self.body.u32()?;
+        let mut list = Vec::new();
+        for name in self.union.listxattr(self.ino)? {
+            list.extend_from_slice(&name);
+            list.push(0);
+        }
+        self.value(size, &list)
+    }
+
+    fn readdir(&mut self, plus: bool) -> Result<(), Errno> {
+        self.body.skip(8)?;
+        let cookie = self.body.u64()?;
+        let limit = usize::try_from(self.body.u32()?).map_err(|_| Errno::EINVAL)?;
+        let reply = &mut *self.reply;
+        self.union.readdir(self.ino, cookie, plus, &mut |listed| {
+            reply.dirent(listed, plus, limit)
+        })
+    }
+
+    fn fallocate(&mut self) -> Result<(), Errno> {
+        const KEEP_SIZE: u32 = 0x01;
+        self.body.skip(8)?;
+        let (offset, len) = (self.body.u64()?, self.body.u64()?);
+        let mode = match self.body.u32()? {
+            0 => SpaceMode::Reserve,
+            KEEP_SIZE => SpaceMode::ReserveKeepSize,
+            0x03 => SpaceMode::PunchHole,
+            0x08 => SpaceMode::Collapse,
+            0x10 => SpaceMode::Zero,
+            0x11 => SpaceMode::ZeroKeepSize,
+            0x20 => SpaceMode::Insert,
+            _ => return Err(Errno::EOPNOTSUPP),
+        };
+        self.union.fallocate(self.ino, offset, len, mode)
+    }
+
+    fn lseek(&mut self) -> Result<(), Errno> {
+        self.body.skip(8)?;
+        let offset = self.body.u64()?;
+        let what = match self.body.u32()? {
+            3 => SeekTo::Data,
+            4 => SeekTo::Hole,
+            _ => return Err(Errno::EINVAL),
+        };
+        let found = self.union.seek(self.ino, offset, what)?;
+        self.reply.u64(found);
+        Ok(())
+    }
+
+    /// `struct fuse_copy_file_range_in`.
+    fn copy_file_range(&mut self) -> Result<(), Errno> {
+        self.body.skip(8)?;
+        let from = self.body.u64()?;
+        let to_ino = Ino(self.body.u64()?);
+        self.body.skip(8)?;
+        let (to, len) = (self.body.u64()?, self.body.u64()?);
+        let count = self.union.copy_range((self.ino, from), (to_ino, to), len)?;
+        self.reply.u32(u32::try_from(count).unwrap_or(0));
+        self.reply.u32(0);
+        Ok(())
+    }
+}

@@ -1,0 +1,81 @@
+//! Mounting, where we may.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+/// A mounted connection: unmounts when dropped.
+#[derive(Debug)]
+pub struct Mountpoint {
+    path: PathBuf,
+    device: OwnedFd,
+}
+
+/// How a mount appears.
+fn data(device: &OwnedFd, extra: &str) -> String {
+    let fd = device.as_raw_fd();
+    let ids = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    format!(
+        "fd={fd},rootmode=40000,user_id={},group_id={},allow_other,default_permissions{extra}",
+        ids.0, ids.1
+    )
+}
+
+/// Opens `/dev/fuse` and mounts it on `path` with `mount(2)`: needs `CAP_SYS_ADMIN` in the user
+/// namespace that owns the mount namespace. `name` shows as the source, `rrun` as the subtype.
+///
+/// # Errors
+///
+/// `EPERM` without the capability; `ENOENT` without `/dev/fuse`; those of `mount(2)`.
+pub fn mount(path: &Path, name: &str, read_only: bool) -> io::Result<Mountpoint> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())?;
+    let mut mount_flags = MountFlags::empty();
+    if read_only {
+        mount_flags |= MountFlags::RDONLY;
+    }
+    let text = std::ffi::CString::new(data(&device, ""))?;
+    rustix::mount::mount(name, path, "fuse.rrun", mount_flags, &*text)?;
+    Ok(Mountpoint {
+        path: path.to_owned(),
+        device,
+    })
+}
+
+impl Mountpoint {
+    /// The connection's descriptor, to be given to [`serve`](crate::serve).
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE`.
+    pub fn device(&self) -> io::Result<File> {
+        self.device.as_fd().try_clone_to_owned().map(File::from)
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves the mount in place: it goes with its namespace or by hand.
+    pub fn leave(mut self) {
+        self.path = PathBuf::new();
+    }
+}
+
+impl Drop for Mountpoint {
+    fn drop(&mut self) {
+        if !self.path.as_os_str().is_empty() {
+            // It may be gone already.
+            let _gone = rustix::mount::unmount(&self.path, UnmountFlags::DETACH);
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! The knobs of a server.
+
+/// What OPEN and OPENDIR are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// `ENOSYS` once: the kernel then opens and closes without asking, and keeps its page cache.
+    Silent,
+    /// Each open is a request; the page cache is kept across opens.
+    KeepCache,
+}
+
+/// How a mount is served. [`ServeOptions::default`] is what was measured best for containers;
+/// see benches/RESULTS.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServeOptions {
+    /// Worker threads; at least 1. More than cores never paid.
+    pub threads: usize,
+    /// Whether the kernel collects small writes.
+    pub writeback: bool,
+    /// What an open costs.
+    pub open_mode: OpenMode,
+    /// Longest busy wait for the next request, in microseconds; 0 sleeps at once.
+    pub spin_us: u32,
+    /// Largest read or write request, in bytes.
+    pub transfer_bytes_max: u32,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self {
+            threads: 2,
+            writeback: true,
+            open_mode: OpenMode::Silent,
+            spin_us: 100,
+            transfer_bytes_max: 1 << 20,
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The workers: one leads and takes every request, the others wait to be needed.
+//!
+//! Most requests are answered in a few microseconds, less than it takes to wake a thread, so the
+//! leader answers them itself and meanwhile lets the next ones queue. Before one that may take
+//! long it hands the lead to another worker. The leader polls for a short while after a request,
+//! because the next one usually follows; when nothing comes it sleeps, and an idle server never
+//! wakes.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use rrun_core::Errno;
+use rrun_union::Union;
+
+use crate::dispatch::{Answer, dispatch};
+use crate::negotiate::{self, Session};
+use crate::options::ServeOptions;
+use crate::stats::Stats;
+use crate::sys;
+use crate::wire::{Reply, Request, op};
+
+/// Room for the headers of the largest request. Source: `fuse_dev_do_read` wants
+/// `FUSE_MIN_READ_BUFFER` and `max_write` plus headers.
+const HEADER_ROOM: usize = 4096;
+/// A read or write from this size on may take long enough to hand over the lead.
+const LONG_TRANSFER_BYTES: u32 = 64 << 10;
+
+/// Why a server stopped.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The connection failed.
+    Device(io::Error),
+    /// The kernel speaks a version we do not.
+    Version,
+    /// A worker could not be started.
+    Thread(io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(error) => write!(f, "could not read from /dev/fuse: {error}"),
+            Self::Version => {
+                f.write_str("the kernel's FUSE protocol is too old; Linux 5.11 is needed")
+            }
+            Self::Thread(error) => write!(f, "could not start a worker thread: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+struct Server<'a> {
+    device: &'a File,
+    /// The same connection, non-blocking, to poll on; `None` when it cannot be had.
+    poll: Option<File>,
+    union: &'a Union,
+    options: ServeOptions,
+    stats: &'a Stats,
+    session: OnceLock<Session>,
+    /// Whether somebody leads.
+    led: Mutex<bool>,
+    vacancy: Condvar,
+    stop: AtomicBool,
+    failure: Mutex<Option<ServeError>>,
+}
+
+/// Serves `union` on a mounted connection until it is unmounted.
+///
+/// # Errors
+///
+/// When the connection breaks; unmounting is no error.
+pub fn serve(
+    device: &File,
+    union: &Arc<Union>,
+    options: &ServeOptions,
+    stats: &Stats,
+) -> Result<(), ServeError> {
+    let poll = if options.spin_us == 0 {
+        None
+    } else {
+        sys::clone_nonblocking(device.as_fd()).ok()
+    };
+    let server = Server {
+        device,
+        poll: poll.map(File::from),
+        union,
+        options: *options,
+        stats,
+        session: OnceLock::new(),
+        led: Mutex::new(false),
+        vacancy: Condvar::new(),
+        stop: AtomicBool::new(false),
+        failure: Mutex::new(None),
+    };
+    std::thread::scope(|scope| {
+        for number in 1..options.threads.max(1) {
+            let server = &server;
+            let builder = std::thread::Builder::new().name(format!("rrun-fuse-{number}"));
+            if let Err(error) = builder.spawn_scoped(scope, move || server.work()) {
+                server.fail(ServeError::Thread(error));
+                return;
+            }
+        }
+        server.work();
+    });
+    match server
+        .failure
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
+    {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// The poller's patience, adapted to how soon requests follow each other.
+struct Patience {
+    budget: Duration,
+    most: Duration,
+}
+
+impl Patience {
+    fn caught(&mut self) {
+        self.budget = self.most;
+    }
+
+    fn missed(&mut self) {
+        self.budget /= 2;
+        if self.budget < Duration::from_micros(2) {
+            self.budget = Duration::ZERO;
+        }
+    }
+
+    /// A request that came soon after the last one although nobody polled: polling pays again.
+    fn woken(&mut self, waited: Duration) {
+        if waited <= self.most {
+            self.budget = self.most;
+        }
+    }
+}
+
+/// Where a request was read, and so must be answered.
+#[derive(Clone, Copy)]
+enum Source {
+    Blocking,
+    Polled,
+}
+
+impl Server<'_> {
+    fn fail(&self, error: ServeError) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+        drop(failure);
+        self.halt();
+    }
+
+    fn halt(&self) {
+        self.stop.store(true, Ordering::Release);
+        let _led = self.led.lock().unwrap_or_else(PoisonError::into_inner);
+        self.vacancy.notify_all();
+    }
+
+    fn take_lead(&self) -> bool {
+        let mut led = self.led.lock().unwrap_or_else(PoisonError::into_inner);
+        while *led && !self.stop.load(Ordering::Acquire) {
+            led = self
+                .vacancy
+                .wait(led)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        *led = true;
+        !self.stop.load(Ordering::Acquire)
+    }
+
+    fn give_lead(&self) {
+        *self.led.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.vacancy.notify_one();
+    }
+
+    fn work(&self) {
+        let transfer = usize::try_from(self.options.transfer_bytes_max).unwrap_or(1 << 20);
+        let mut buffer = vec![0; transfer + HEADER_ROOM];
+        let mut reply = Reply::with_capacity(HEADER_ROOM);
+        let most = Duration::from_micros(u64::from(self.options.spin_us));
+        let mut patience = Patience {
+            budget: Duration::ZERO,
+            most,
+        };
+        while self.take_lead() {
+            loop {
+                let (len, source) = match self.next(&mut buffer, &mut patience) {
+                    Ok(Some(next)) => next,
+                    Ok(None) => {
+                        self.halt();
+                        return;
+                    }
+                    Err(error) => {
+                        self.fail(ServeError::Device(error));
+                        return;
+                    }
+                };
+                let Some(request) = Request::parse(&buffer[..len]) else {
+                    continue;
+                };
+                let long = self.options.threads > 1 && may_take_long(&request);
+                if long {
+                    self.give_lead();
+                }
+                self.answer(&request, source, &mut reply);
+                if long {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Waits for a request; `None` when the connection was unmounted.
+    fn next(
+        &self,
+        buffer: &mut [u8],
+        patience: &mut Patience,
+    ) -> io::Result<Option<(usize, Source)>> {
+        if let Some(poll) = &self.poll
+            && patience.budget > Duration::ZERO
+        {
+            let start = Instant::now();
+            loop {
+                match read_device(poll, buffer) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Ok(None) => return Ok(None),
+                    Ok(Some(len)) => {
+                        patience.caught();
+                        return Ok(Some((len, Source::Polled)));
+                    }
+                    Err(error) => return Err(error),
+                }
+                if start.elapsed() >= patience.budget {
+                    patience.missed();
+                    break;
+                }
+                std::thread::yield_now();
+            }
+        }
+        let start = Instant::now();
+        let read = read_device(self.device, buffer)?;
+        patience.woken(start.elapsed());
+        Ok(read.map(|len| (len, Source::Blocking)))
+    }
+
+    fn answer(&self, request: &Request<'_>, source: Source, reply: &mut Reply) {
+        reply.clear();
+        let answer = if request.opcode == op::INIT {
+            match negotiate::answer(request.body, &self.options, reply) {
+                Ok(session) => {
+                    let _first = self.session.set(session);
+                    Answer::Reply(Ok(()))
+                }
+                Err(errno) => {
+                    self.fail(ServeError::Version);
+                    Answer::Reply(Err(errno))
+                }
+            }
+        } else {
+            let session = self.session.get().copied().unwrap_or(Session {
+                setxattr_ext: false,
+            });
+            dispatch(self.union, &self.options, session, request, reply)
+        };
+        let Answer::Reply(result) = answer else {
+            self.stats.count(request.opcode, false);
+            return;
+        };
+        self.stats.count(request.opcode, result.is_err());
+        let bytes = reply.finish(request.unique, result);
+        let mut device = match (source, &self.poll) {
+            (Source::Polled, Some(poll)) => poll,
+            (Source::Polled | Source::Blocking, _) => self.device,
+        };
+        // ENOENT: the asker was interrupted and no longer waits. Nothing else can be done about
+        // any other error either: the next read will tell if the connection is gone.
+        let _sent = device.write_all(bytes);
+    }
+}
+
+/// Reads one request; `None` when unmounted.
+fn read_device(mut device: &File, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        return match device.read(buffer) {
+            Ok(0) => Ok(None),
+            Ok(len) => Ok(Some(len)),
+            Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+                Errno::ENODEV | Errno::ENOTCONN => Ok(None),
+                // ENOENT: interrupted between queueing and reading.
+                Errno::EINTR | Errno::ENOENT => continue,
+                _ => Err(error),
+            },
+        };
+    }
+}
+
+/// Whether a request may take so long that the next ones should not wait for it.
+fn may_take_long(request: &Request<'_>) -> bool {
+    match request.opcode {
+        op::READ | op::WRITE => {
+            let mut body = request.body;
+            let size = body.skip(16).and_then(|()| body.u32());
+            size.is_ok_and(|size| size >= LONG_TRANSFER_BYTES)
+        }
+        op::FSYNC | op::FSYNCDIR | op::SYNCFS | op::FALLOCATE | op::COPY_FILE_RANGE => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,371 @@
+//! `rrun-overlayfs`: the union on plain directories, called as fuse-overlayfs is.
+//!
+//! `rrun-overlayfs [-f] [-o OPTIONS]... [SOURCE] MOUNTPOINT`. Source: fuse-overlayfs(1).
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use rrun_mount::{OpenMode, ServeOptions, Stats};
+use rrun_union::{DirLayers, IdStore, IdView, Options, Union, XattrDialect};
+
+use crate::report;
+
+/// Set for the process that stays: it reports readiness on its standard output.
+const READY_FLAG: &str = "--rrun-ready";
+
+/// What was asked for.
+#[derive(Debug, Default)]
+struct Request {
+    foreground: bool,
+    ready: bool,
+    source: Option<OsString>,
+    mountpoint: Option<PathBuf>,
+    lower: Vec<PathBuf>,
+    upper: Option<PathBuf>,
+    work: Option<PathBuf>,
+    read_only: bool,
+    squash_uid: Option<u32>,
+    squash_gid: Option<u32>,
+    pretend: bool,
+    volatile: bool,
+    metacopy: bool,
+    redirect: Option<bool>,
+    user_xattrs: bool,
+    serve: ServeOptions,
+    warnings: Vec<String>,
+}
+
+/// Options that change nothing here, because what they ask for is always so.
+const ALWAYS: [&str; 22] = [
+    "allow_other",
+    "allow_root",
+    "default_permissions",
+    "rw",
+    "suid",
+    "dev",
+    "exec",
+    "noatime",
+    "relatime",
+    "atime",
+    "nodiratime",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "async",
+    "fast_ino=1",
+    "noacl=0",
+    "static_nlink",
+    "threaded=1",
+    "index=on",
+    "xino=on",
+];
+
+/// Options that are accepted and cannot be honoured.
+const WITHOUT_EFFECT: [&str; 12] = [
+    "uidmapping",
+    "gidmapping",
+    "timeout",
+    "plugins",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "noacl",
+    "sync",
+    "context",
+    "index",
+    "nfs_export",
+];
+
+/// Runs the command; returns its exit code.
+pub(crate) fn main(args: &[OsString]) -> i32 {
+    let request = match parse(args) {
+        Ok(request) => request,
+        Err(message) => {
+            report::error(&format!("rrun-overlayfs: {message}"));
+            return 1;
+        }
+    };
+    for warning in &request.warnings {
+        report::error(&format!("rrun-overlayfs: warning: {warning}"));
+    }
+    let done = if request.foreground {
+        serve(&request)
+    } else {
+        background(args)
+    };
+    match done {
+        Ok(code) => code,
+        Err(message) => {
+            report::error(&format!("rrun-overlayfs: {message}"));
+            1
+        }
+    }
+}
+
+fn parse(args: &[OsString]) -> Result<Request, String> {
+    let mut request = Request {
+        serve: ServeOptions::default(),
+        ..Request::default()
+    };
+    let mut places = Vec::new();
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        match arg.as_bytes() {
+            b"-f" | b"--foreground" | b"-d" | b"--debug" => request.foreground = true,
+            flag if flag == READY_FLAG.as_bytes() => {
+                request.foreground = true;
+                request.ready = true;
+            }
+            b"-s" => request.serve.threads = 1,
+            b"-o" => {
+                let list = rest.next().ok_or("option -o needs an argument")?;
+                options(&mut request, list.as_bytes())?;
+            }
+            [b'-', b'o', list @ ..] => options(&mut request, list)?,
+            [b'-', _, ..] => return Err(format!("unknown option {}", arg.display())),
+            _ => places.push(arg.clone()),
+        }
+    }
+    match places.len() {
+        1 => {}
+        2 => request.source = Some(places.remove(0)),
+        0 => return Err("no mount point given".to_owned()),
+        _ => return Err(format!("unexpected argument {}", places[2].display())),
+    }
+    request.mountpoint = places.pop().map(PathBuf::from);
+    if request.lower.is_empty() {
+        return Err("option lowerdir= is missing".to_owned());
+    }
+    if request.upper.is_some() && request.work.is_none() && !request.read_only {
+        return Err("option workdir= is missing: upperdir= needs it".to_owned());
+    }
+    Ok(request)
+}
+
+/// Splits at `separator` where no backslash stands before it, and drops the backslashes.
+fn split(list: &[u8], separator: u8) -> Vec<Vec<u8>> {
+    let mut out = vec![Vec::new()];
+    let mut bytes = list.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        let escaped = byte == b'\\'
+            && bytes
+                .peek()
+                .is_some_and(|next| matches!(next, b',' | b':' | b'\\'));
+        if escaped {
+            if let (Some(next), Some(last)) = (bytes.next(), out.last_mut()) {
+                // one level is taken off per split: the comma's first, then the colon's
+                if next != separator {
+                    last.push(b'\\');
+                }
+                last.push(next);
+            }
+        } else if byte == separator {
+            out.push(Vec::new());
+        } else if let Some(last) = out.last_mut() {
+            last.push(byte);
+        }
+    }
+    out
+}
+
+fn path(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+fn options(request: &mut Request, list: &[u8]) -> Result<(), String> {
+    for option in split(list, b',') {
+        if option.is_empty() {
+            continue;
+        }
+        let (key, value) = match option.iter().position(|byte| *byte == b'=') {
+            Some(at) => (option[..at].to_vec(), Some(option[at + 1..].to_vec())),
+            None => (option.clone(), None),
+        };
+        let key = String::from_utf8_lossy(&key).into_owned();
+        let text = value
+            .as_deref()
+            .map(|v| String::from_utf8_lossy(v).into_owned());
+        match (key.as_str(), value) {
+            ("lowerdir", Some(value)) => {
+                request.lower = split(&value, b':').into_iter().map(path).collect();
+            }
+            ("upperdir", Some(value)) => request.upper = Some(path(value)),
+            ("workdir", Some(value)) => request.work = Some(path(value)),
+            ("ro", None) => request.read_only = true,
+            _ => option_word(request, &key, text.as_deref())?,
+        }
+    }
+    Ok(())
+}
+
+fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<(), String> {
+    let number = || -> Result<u32, String> {
+        let text = value.unwrap_or_default();
+        text.parse()
+            .map_err(|_| format!("option {key}= wants a number, not {text:?}"))
+    };
+    let on = matches!(value, None | Some("1" | "on" | "true"));
+    match key {
+        "squash_to_root" => {
+            request.squash_uid = Some(0);
+            request.squash_gid = Some(0);
+        }
+        "squash_to_uid" => request.squash_uid = Some(number()?),
+        "squash_to_gid" => request.squash_gid = Some(number()?),
+        "xattr_permissions" => request.pretend = number()? != 0,
+        "volatile" => request.volatile = true,
+        "fsync" => request.volatile = !on,
+        "metacopy" => request.metacopy = on,
+        "redirect_dir" => request.redirect = Some(on),
+        "userxattr" => request.user_xattrs = true,
+        "writeback" => request.serve.writeback = on,
+        "threaded" if !on => request.serve.threads = 1,
+        "threads" | "max_idle_threads" => request.serve.threads = number()?.clamp(1, 64) as usize,
+        "spin_us" => request.serve.spin_us = number()?,
+        "open" => {
+            request.serve.open_mode = match value {
+                Some("silent") => OpenMode::Silent,
+                Some("keep-cache") => OpenMode::KeepCache,
+                _ => return Err("option open= is silent or keep-cache".to_owned()),
+            }
+        }
+        _ => {
+            let whole = value.map_or_else(|| key.to_owned(), |value| format!("{key}={value}"));
+            if ALWAYS.contains(&whole.as_str()) || ALWAYS.contains(&key) {
+            } else if WITHOUT_EFFECT.contains(&key) {
+                request
+                    .warnings
+                    .push(format!("option {whole} has no effect"));
+            } else {
+                request
+                    .warnings
+                    .push(format!("unknown option {whole} ignored"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Starts the process that stays and returns when it has mounted.
+fn background(args: &[OsString]) -> Result<i32, String> {
+    let exe = std::env::current_exe().map_err(|e| format!("could not find myself: {e}"))?;
+    let mut child = Command::new(exe)
+        .arg("overlayfs")
+        .arg(READY_FLAG)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("could not start the server: {error}"))?;
+    let mut word = [0; 1];
+    let ready = child
+        .stdout
+        .take()
+        .is_some_and(|mut out| out.read_exact(&mut word).is_ok());
+    if ready {
+        return Ok(0);
+    }
+    let status = child
+        .wait()
+        .map_err(|error| format!("could not wait for the server: {error}"))?;
+    Ok(status.code().unwrap_or(1))
+}
+
+fn serve(request: &Request) -> Result<i32, String> {
+    let mountpoint = request.mountpoint.clone().ok_or("no mount point given")?;
+    let mountpoint = std::path::absolute(&mountpoint)
+        .map_err(|error| format!("{}: {error}", mountpoint.display()))?;
+    let union = open_union(request).map_err(|error| error.to_string())?;
+    let name = request
+        .source
+        .as_deref()
+        .unwrap_or(OsStr::new("rrun-overlayfs"));
+    let read_only = request.read_only || request.upper.is_none();
+    let mount = rrun_mount::mount(&mountpoint, &name.to_string_lossy(), read_only)
+        .map_err(|error| format!("could not mount on {}: {error}", mountpoint.display()))?;
+    let device = mount
+        .device()
+        .map_err(|error| format!("could not use /dev/fuse: {error}"))?;
+    mount.leave();
+    if request.ready {
+        // A new session: the terminal that started us does not end us.
+        let _session = rustix::process::setsid();
+        let mut out = std::io::stdout();
+        let _told = out.write_all(b"R").and_then(|()| out.flush());
+        report::detach_output();
+    }
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let stats = Stats::default();
+    let union = Arc::new(union);
+    rrun_mount::serve(&device, &union, &request.serve, &stats)
+        .map(|()| 0)
+        .map_err(|error| error.to_string())
+}
+
+fn open_union(request: &Request) -> Result<Union, rrun_union::UnionError> {
+    let lower = DirLayers::open(&request.lower, request.pretend)?;
+    let view = match (request.squash_uid, request.squash_gid) {
+        (None, None) => IdView::True,
+        (uid, gid) => IdView::Squash {
+            uid: uid.unwrap_or(0),
+            gid: gid.unwrap_or(0),
+        },
+    };
+    let trusted = !request.user_xattrs && report::is_host_root();
+    let options = Options {
+        ids: if request.pretend {
+            IdStore::Virtual
+        } else {
+            IdStore::Real
+        },
+        view,
+        xattrs: if trusted {
+            XattrDialect::Trusted
+        } else {
+            XattrDialect::User
+        },
+        read_only: request.read_only || request.upper.is_none(),
+        sparse_copy_up: request.metacopy,
+        redirect_dir: request.redirect.unwrap_or(true),
+        volatile: request.volatile,
+    };
+    let upper = request.upper.as_deref().zip(request.work.as_deref());
+    Union::open(Arc::new(lower), upper, options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(line: &str) -> Result<Request, String> {
+        parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn fuse_overlayfs_command_lines_are_understood() {
+        let got =
+            request("-o lowerdir=/a:/b\\:c,upperdir=/u\\,v,workdir=/w,squash_to_uid=7 /m").unwrap();
+        assert_eq!(got.lower, [PathBuf::from("/a"), PathBuf::from("/b:c")]);
+        assert_eq!(got.upper, Some(PathBuf::from("/u,v")));
+        assert_eq!(got.squash_uid, Some(7));
+        assert_eq!(got.mountpoint, Some(PathBuf::from("/m")));
+        assert!(got.warnings.is_empty(), "{:?}", got.warnings);
+        let got = request("src /m -o lowerdir=/a,uidmapping=0:1:2,what").unwrap();
+        assert_eq!(got.source, Some(OsString::from("src")));
+        assert_eq!(got.warnings.len(), 2, "{:?}", got.warnings);
+        for bad in [
+            "/m",
+            "-o",
+            "-o lowerdir=/a",
+            "-o lowerdir=/a,upperdir=/u /m",
+            "-x /m",
+        ] {
+            assert!(request(bad).is_err(), "line {bad:?}");
+        }
+    }
+}
