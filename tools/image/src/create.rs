@@ -290,3 +290,6 @@ pub fn export_to_path(
 ) -> Result<(), ImageError> {
     crate::archive::to_path(path, &mut |out| export(union, out, progress))
 }
+
+#[cfg(test)]
+mod tests;

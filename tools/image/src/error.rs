@@ -73,6 +73,8 @@ pub enum ImageError {
     },
     /// The registry has no such repository, or does not show it to us.
     Denied {
+        /// What was tried: `pull` or `push`.
+        action: &'static str,
         /// The repository, familiar form.
         name: String,
         /// What the registry said.
@@ -300,9 +302,13 @@ impl fmt::Display for ImageError {
                 f,
                 "conflict: unable to remove repository reference {image:?}: {reason}"
             ),
-            Self::Denied { name, reason } => write!(
+            Self::Denied {
+                action,
+                name,
+                reason,
+            } => write!(
                 f,
-                "pull access denied for {name}, repository does not exist or may require \
+                "{action} access denied for {name}, repository does not exist or may require \
                  'docker login': {reason}"
             ),
             Self::ManifestUnknown(name) => {

@@ -415,3 +415,6 @@ fn kept_chains(store: &Store, image: &ImageRecord) -> Result<BTreeSet<Digest>, I
     }
     Ok(kept)
 }
+
+#[cfg(test)]
+mod tests;

@@ -179,7 +179,10 @@ pub(crate) struct Image {
 
 impl Image {
     pub(crate) fn new(layers: &[&[(&str, &[u8])]]) -> Self {
-        let tars: Vec<_> = layers.iter().map(|files| layer_tar(files)).collect();
+        Self::of_tars(layers.iter().map(|files| layer_tar(files)).collect())
+    }
+
+    pub(crate) fn of_tars(tars: Vec<Vec<u8>>) -> Self {
         let blobs: Vec<_> = tars.iter().map(|tar| gzip(tar)).collect();
         let diff_ids: Vec<_> = tars.iter().map(|tar| digest_of(tar).to_string()).collect();
         // Odd spacing and an unknown field: the bytes must survive everything.

@@ -214,11 +214,7 @@ fn open_in(dir: &File, path: &str) -> io::Result<Option<MemberReader>> {
 
 /// Copies a stream to a file without a name, which goes with the process.
 pub(crate) fn spool(stream: &mut dyn Read, name: &str, tmp: &Path) -> Result<File, ImageError> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(CWD, tmp, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(io::Error::from)
-        .at("make a temporary file in", tmp.display())?;
-    let mut file = File::from(fd);
+    let mut file = unnamed(tmp).at("make a temporary file in", tmp.display())?;
     let mut buffer = vec![0; SPOOL_BUFFER];
     loop {
         let count = match stream.read(&mut buffer) {
@@ -232,6 +228,21 @@ pub(crate) fn spool(stream: &mut dyn Read, name: &str, tmp: &Path) -> Result<Fil
     }
     file.seek(SeekFrom::Start(0)).at("read", name)?;
     Ok(file)
+}
+
+/// A file without a name in `dir`; where the file system cannot make one, its name is removed.
+fn unnamed(dir: &Path) -> io::Result<File> {
+    let mode = Mode::RUSR | Mode::WUSR;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, dir, flags | OFlags::TMPFILE, mode) {
+        Ok(fd) => return Ok(File::from(fd)),
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let path = dir.join(format!("spool-{}", std::process::id()));
+    let fd = rustix::fs::openat(CWD, &path, flags | OFlags::CREATE | OFlags::EXCL, mode)?;
+    std::fs::remove_file(&path)?;
+    Ok(File::from(fd))
 }
 
 fn list(file: &File, name: &str) -> Result<HashMap<String, Member>, ImageError> {

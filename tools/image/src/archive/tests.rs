@@ -275,3 +275,67 @@ fn skopeo_and_umoci_read_what_we_write_and_the_reverse() {
     assert_eq!(std::fs::read(file).unwrap(), b"x\n");
     assert!(!dir.path().join("bundle/rootfs/etc/hosts").is_file());
 }
+
+#[test]
+fn podman_reads_what_we_write_and_the_reverse() {
+    if !have("podman") {
+        return;
+    }
+    let image = image();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let first = store(&dir);
+    load_bytes(&first, &podman_archive(&image)).unwrap();
+    let (root, runroot) = (path("podman"), path("podman-run"));
+    let podman = |arguments: &[&str]| {
+        let mut all = vec![
+            "--root",
+            &root,
+            "--runroot",
+            &runroot,
+            "--storage-driver",
+            "vfs",
+        ];
+        all.extend(arguments);
+        Command::new("podman").args(all).output().unwrap()
+    };
+    let probe = podman(&["images", "-q"]);
+    if !probe.status.success() {
+        println!(
+            "skipped: podman does not work here: {}",
+            String::from_utf8_lossy(&probe.stderr)
+        );
+        return;
+    }
+    let names = ["localhost:5/y:2".to_owned(), "x:1".to_owned()];
+    for (format, file) in [
+        (SaveFormat::DockerArchive, "d.tar"),
+        (SaveFormat::OciArchive, "o.tar"),
+    ] {
+        let saved = if format == SaveFormat::OciArchive {
+            &names[..1]
+        } else {
+            &names[..]
+        };
+        save_to_path(&first, saved, format, Path::new(&path(file))).unwrap();
+        let output = podman(&["load", "-i", &path(file)]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{format:?}: {error}");
+        for name in saved {
+            let output = podman(&["image", "inspect", "--format", "{{.Id}}", name]);
+            let id = String::from_utf8_lossy(&output.stdout);
+            assert_eq!(id.trim(), image.id().hex(), "{format:?} {name}");
+        }
+        for back in ["docker-archive", "oci-archive", "oci-dir"] {
+            let target = path(&format!("{file}.{back}"));
+            let output = podman(&["save", "--format", back, "-o", &target, &names[0]]);
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{back}: {error}");
+            let other = tempfile::tempdir().unwrap();
+            let input = Input::Path(Path::new(&target));
+            let loaded = load(&store(&other), input, &Arch::native(), &Silent).unwrap();
+            assert_eq!(loaded[0].names[0].to_string(), names[0], "{back}");
+        }
+        podman(&["rmi", "-a", "-f"]);
+    }
+}

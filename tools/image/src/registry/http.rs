@@ -1,7 +1,6 @@
 //! One repository on one registry host: requests with authorization, redirects and retries.
 
 use std::io::Read;
-use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use crate::ImageError;
 use crate::registry::auth::{Challenge, encode, token_of};
 use crate::registry::conf::Endpoint;
 use crate::registry::credentials::Credentials;
+use crate::registry::url::{is_loopback, origin, resolve, same_origin};
 
 /// Requests that fail for a passing reason are tried this often: five tries with doubling
 /// pauses bridge about three seconds, the restart of a proxy or a lost Wi-Fi packet burst.
@@ -371,7 +371,13 @@ impl Connection {
     }
 
     fn denied(&self, reason: &str) -> ImageError {
+        let action = if self.scope.ends_with("push") {
+            "push"
+        } else {
+            "pull"
+        };
         ImageError::Denied {
+            action,
             name: self.display.clone(),
             reason: reason.to_owned(),
         }
@@ -455,18 +461,6 @@ pub(crate) fn fetch_url(url: &str) -> Result<ureq::BodyReader<'static>, ImageErr
     Err(network(format!("more than {REDIRECTS_MAX} redirects")))
 }
 
-/// Whether Docker would allow plain HTTP for this host.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(""),
-        None => host.split(':').next().unwrap_or(""),
-    };
-    name == "localhost"
-        || name
-            .parse::<IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
 fn is_passing(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 500 | 502..=504)
 }
@@ -509,39 +503,6 @@ pub(crate) fn next_page(response: &Response<Body>, url: &str) -> Option<String> 
     let (target, parameters) = text.trim().strip_prefix('<')?.split_once('>')?;
     let is_next = parameters.replace(['"', ' '], "").contains("rel=next");
     is_next.then(|| resolve(url, target))
-}
-
-/// Scheme, host and port.
-fn origin(url: &str) -> &str {
-    let start = url.find("://").map_or(0, |at| at + 3);
-    let end = url[start..]
-        .find(['/', '?', '#'])
-        .map_or(url.len(), |at| start + at);
-    &url[..end]
-}
-
-pub(crate) fn same_origin(one: &str, other: &str) -> bool {
-    origin(one).eq_ignore_ascii_case(origin(other))
-}
-
-fn resolve(base: &str, location: &str) -> String {
-    if location.contains("://") {
-        return location.to_owned();
-    }
-    let origin = origin(base);
-    if let Some(rest) = location.strip_prefix("//") {
-        let scheme = origin.split("://").next().unwrap_or("https");
-        return format!("{scheme}://{rest}");
-    }
-    if location.starts_with('/') {
-        return format!("{origin}{location}");
-    }
-    let path_end = base.find(['?', '#']).unwrap_or(base.len());
-    let parent = base[..path_end].rfind('/').unwrap_or(path_end);
-    if parent < origin.len() {
-        return format!("{origin}/{location}");
-    }
-    format!("{}/{location}", &base[..parent])
 }
 
 /// Reads a body of at most `limit` bytes.
@@ -596,51 +557,4 @@ fn message_of(answer: &[u8], status: StatusCode) -> (String, String) {
             .to_owned();
     }
     (code, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn locations_resolve_against_the_request() {
-        let base = "https://r.io:5000/v2/x/blobs/uploads/?a=/b";
-        let cases = [
-            ("http://o.io/p", "http://o.io/p"),
-            ("//o.io/p", "https://o.io/p"),
-            ("/p?q", "https://r.io:5000/p?q"),
-            ("u1?s=2", "https://r.io:5000/v2/x/blobs/uploads/u1?s=2"),
-        ];
-        for (location, expected) in cases {
-            assert_eq!(resolve(base, location), expected, "input {location:?}");
-        }
-        assert_eq!(resolve("https://r.io", "p"), "https://r.io/p");
-        assert!(same_origin("https://R.io/a", "https://r.io/b"));
-        assert!(!same_origin("https://r.io/a", "https://r.io:444/a"));
-        assert!(!same_origin("https://r.io/a", "http://r.io/a"));
-        assert!(!same_origin("https://r.io.evil/a", "https://r.io/a"));
-    }
-
-    #[test]
-    fn only_this_machine_is_loopback() {
-        for host in [
-            "localhost",
-            "localhost:5",
-            "127.0.0.1:5000",
-            "127.9.9.9",
-            "[::1]:5",
-            "[::1]",
-        ] {
-            assert!(is_loopback(host), "input {host:?}");
-        }
-        for host in [
-            "localhost.io",
-            "128.0.0.1",
-            "r.io:5000",
-            "[::2]",
-            "127.0.0.1.io",
-        ] {
-            assert!(!is_loopback(host), "input {host:?}");
-        }
-    }
 }

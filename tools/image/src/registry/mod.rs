@@ -7,6 +7,7 @@ mod credentials;
 mod http;
 mod pull;
 mod push;
+mod url;
 
 pub use conf::RegistriesConf;
 pub use credentials::Credentials;

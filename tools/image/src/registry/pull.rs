@@ -323,7 +323,7 @@ impl Registry {
                 tags.extend(tag.as_str().map(str::to_owned));
             }
             match super::http::next_page(&response, &url) {
-                Some(next) if super::http::same_origin(&next, &url) => url = next,
+                Some(next) if super::url::same_origin(&next, &url) => url = next,
                 Some(_) | None => break,
             }
         }

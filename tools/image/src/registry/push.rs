@@ -91,7 +91,6 @@ impl Registry {
                 record.config,
                 config.len() as u64,
                 &mut source,
-                None,
                 &|_| {},
             )?;
         }
@@ -199,23 +198,23 @@ fn push_layer(
             return Ok(blob.clone());
         }
     }
+    if let Some(from) = mount_source(image, record) {
+        for blob in &candidates {
+            if mount(connection, blob.digest, &from)? {
+                tell(LayerState::Exists);
+                return Ok(blob.clone());
+            }
+        }
+    }
     let (blob, mut source) = prepare(store, layer, &candidates)?;
     if exists(connection, blob.digest)? {
         tell(LayerState::Exists);
         return Ok(blob);
     }
     let total = Some(blob.size);
-    let from = mount_source(image, record);
-    upload(
-        connection,
-        blob.digest,
-        blob.size,
-        &mut source,
-        from.as_deref(),
-        &|done| {
-            tell(LayerState::Moving { done, total });
-        },
-    )?;
+    upload(connection, blob.digest, blob.size, &mut source, &|done| {
+        tell(LayerState::Moving { done, total });
+    })?;
     tell(LayerState::Complete);
     Ok(blob)
 }
@@ -313,6 +312,31 @@ fn mount_source(image: &ImageRef, record: &ImageRecord) -> Option<String> {
         .map(|other| other.path().to_owned())
 }
 
+/// Asks the registry to take a blob over from another of its repositories.
+fn mount(connection: &Connection, digest: Digest, from: &str) -> Result<bool, ImageError> {
+    let wanted = encode(&digest.to_string());
+    let rest = format!("blobs/uploads/?mount={wanted}&from={}", encode(from));
+    let url = connection.url(&rest);
+    let ask = Ask {
+        method: Method::POST,
+        url: url.clone(),
+        accept: None,
+        headers: Vec::new(),
+        payload: Payload::Bytes(b""),
+    };
+    let response = connection.send(&ask)?;
+    if response.status() != StatusCode::ACCEPTED {
+        return Ok(response.status() == StatusCode::CREATED);
+    }
+    // It opened an upload instead, which is not wanted here: the answer does not matter.
+    if let Some(location) = location_of(&response, &url) {
+        let mut cancel = Ask::get(location);
+        cancel.method = Method::DELETE;
+        drop(connection.send(&cancel));
+    }
+    Ok(false)
+}
+
 fn exists(connection: &Connection, digest: Digest) -> Result<bool, ImageError> {
     let url = connection.url(&format!("blobs/{digest}"));
     let mut ask = Ask::get(url.clone());
@@ -331,12 +355,11 @@ fn upload(
     digest: Digest,
     size: u64,
     source: &mut Upload<'_>,
-    mount_from: Option<&str>,
     news: &dyn Fn(u64),
 ) -> Result<(), ImageError> {
     let mut attempt = 1;
     loop {
-        let result = upload_once(connection, digest, size, source, mount_from, news);
+        let result = upload_once(connection, digest, size, source, news);
         let passing = match &result {
             Err(ImageError::Network { .. }) => true,
             Err(ImageError::Registry { status, .. }) => *status >= 500,
@@ -355,14 +378,9 @@ fn upload_once(
     digest: Digest,
     size: u64,
     source: &mut Upload<'_>,
-    mount_from: Option<&str>,
     news: &dyn Fn(u64),
 ) -> Result<(), ImageError> {
-    let mut url = connection.url("blobs/uploads/");
-    if let Some(from) = mount_from {
-        let digest = encode(&digest.to_string());
-        url.push_str(&format!("?mount={digest}&from={}", encode(from)));
-    }
+    let url = connection.url("blobs/uploads/");
     let ask = Ask {
         method: Method::POST,
         url: url.clone(),
@@ -371,10 +389,8 @@ fn upload_once(
         payload: Payload::Bytes(b""),
     };
     let response = connection.send(&ask)?;
-    match response.status() {
-        StatusCode::CREATED => return Ok(()),
-        StatusCode::ACCEPTED => {}
-        _ => return Err(connection.refusal(&url, response)),
+    if response.status() != StatusCode::ACCEPTED {
+        return Err(connection.refusal(&url, response));
     }
     let Some(location) = location_of(&response, &url) else {
         return Err(ImageError::Registry {

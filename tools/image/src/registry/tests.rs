@@ -375,3 +375,33 @@ fn a_real_registry_takes_what_we_push_and_gives_it_back() {
     let error = registry.pull(&second, &absent, &Silent).unwrap_err();
     assert!(error.to_string().contains("none"), "{error}");
 }
+
+#[test]
+fn mirrors_are_asked_first_and_passed_over_when_they_fail() {
+    let image = image();
+    let served = image.clone();
+    let dead = Server::start(|_| Reply::new(404, ""));
+    let mirror = Server::start(move |seen| {
+        let mut seen = seen.clone();
+        seen.target = seen.target.replace("/v2/hub/x/", "/v2/x/");
+        served.answer(&seen)
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("registries.conf");
+    let text = format!(
+        "[[registry]]\nprefix = \"example.invalid\"\n[[registry.mirror]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"{}/hub\"\n",
+        dead.host, mirror.host
+    );
+    std::fs::write(&file, text).unwrap();
+    let registry = Registry {
+        conf: super::RegistriesConf::read(&[file]).unwrap(),
+        ..Registry::default()
+    };
+    let (_dir, store) = store();
+    let progress = Recorder::default();
+    let wanted: ImageRef = "example.invalid/x:t".parse().unwrap();
+    let pulled = registry.pull(&store, &wanted, &progress).unwrap();
+    assert_eq!(pulled.id, image.id());
+    assert_eq!(progress.count("passed over"), 1);
+    assert!(crate::images::find(&store, "example.invalid/x:t").is_ok());
+}
