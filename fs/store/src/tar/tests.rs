@@ -28,9 +28,11 @@ fn numbers_are_octal_or_base_256() {
     }
 }
 
+type Case<'a> = (&'a [u8], Result<&'a [u8], TarProblem>);
+
 #[test]
 fn paths_lose_what_says_nothing_and_keep_what_does() {
-    let cases: [(&[u8], Result<&[u8], TarProblem>); 9] = [
+    let cases: [Case<'_>; 9] = [
         (b"a/b", Ok(b"a/b")),
         (b"./a//b/./", Ok(b"a/b")),
         (b"///a", Ok(b"a")),
