@@ -47,9 +47,7 @@ fn user_name(uid: u32) -> String {
         let name = fields.next()?;
         (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
     });
-    listed
-        .or_else(|| env::var("USER").ok())
-        .unwrap_or_default()
+    listed.or_else(|| env::var("USER").ok()).unwrap_or_default()
 }
 
 /// Whether we are root of the whole machine, not of a user namespace.
@@ -128,7 +126,9 @@ impl Environment {
             registries_files,
             user_name: user_name(uid),
             is_real_root: is_real_root(),
-            has_map_helpers: ["newuidmap", "newgidmap"].iter().all(|name| has_program(name)),
+            has_map_helpers: ["newuidmap", "newgidmap"]
+                .iter()
+                .all(|name| has_program(name)),
             uid,
         })
     }

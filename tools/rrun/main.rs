@@ -7,6 +7,7 @@ mod failure;
 mod human;
 mod report;
 mod request;
+mod sys;
 mod table;
 mod template;
 
@@ -69,5 +70,5 @@ fn command_line(argv: &[std::ffi::OsString]) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::OK);
     };
     let environment = Environment::read(low.data_root, low.config)?;
-    call::dispatch(command.call(), environment)
+    call::dispatch(command.call(), &environment)
 }

@@ -72,6 +72,19 @@ pub(crate) fn note(text: &str) {
     drop(writeln!(std::io::stderr().lock(), "{text}"));
 }
 
+/// Points standard input, output and error elsewhere, so that whoever waits for them is let go.
+pub(crate) fn detach_output() {
+    if let Ok(null) = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+    {
+        let _stdin = rustix::stdio::dup2_stdin(&null);
+        let _stdout = rustix::stdio::dup2_stdout(&null);
+        let _stderr = rustix::stdio::dup2_stderr(&null);
+    }
+}
+
 /// A line about something that goes on working, less well.
 pub(crate) fn warn(text: &str) {
     note(&format!("WARNING: {text}"));

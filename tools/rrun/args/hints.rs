@@ -166,6 +166,10 @@ fn edit_distance(left: &str, right: &str) -> usize {
     row.last().copied().unwrap_or(0)
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "clap adds kinds; the last arm fits them all"
+)]
 /// Turns a parse error into Docker's words and exit code.
 pub(crate) fn explain(error: &clap::Error, argv: &[String]) -> Failure {
     let words = command_words(argv);
@@ -269,9 +273,12 @@ fn too_many(words: &[String], extra: &str) -> Failure {
 }
 
 fn context(error: &clap::Error, kind: ContextKind) -> Option<String> {
-    match error.get(kind)? {
-        ContextValue::String(text) => Some(text.clone()),
-        ContextValue::Strings(texts) => texts.first().cloned(),
-        _ => None,
+    let value = error.get(kind)?;
+    if let ContextValue::String(text) = value {
+        return Some(text.clone());
     }
+    let ContextValue::Strings(texts) = value else {
+        return None;
+    };
+    texts.first().cloned()
 }

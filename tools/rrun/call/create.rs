@@ -1,6 +1,6 @@
 //! From a request and an image to a container directory.
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -54,14 +54,15 @@ pub(crate) fn create(
     let containers = environment.containers();
     let dir = containers.join(&config.id);
     files(request, &mut config, &dir);
-    config.mounts.extend(mounts(request, environment, &config.id)?);
+    config
+        .mounts
+        .extend(mounts(request, environment, &config.id)?);
     source.ground.put(&mut config);
     if request.dry_run {
         return Ok(Created { dir, config });
     }
-    let dir = container::create(&containers, &config).map_err(|error| {
-        Failure::from(error).code(ExitCode::ENGINE)
-    })?;
+    let dir = container::create(&containers, &config)
+        .map_err(|error| Failure::from(error).code(ExitCode::ENGINE))?;
     if let Err(failure) = fill(request, &config, &dir) {
         // The first failure is the one to tell.
         drop(container::remove(&dir, true));
@@ -74,13 +75,20 @@ fn check_cidfile(request: &CreateRequest) -> Result<(), Failure> {
     match &request.cidfile {
         Some(path) if fs::symlink_metadata(path).is_ok() => Err(Failure::new(
             ExitCode::ENGINE,
-            format!("container ID file found, make sure the other container isn't running or delete {}", path.display()),
+            format!(
+                "container ID file found, make sure the other container isn't running or delete {}",
+                path.display()
+            ),
         )),
         _ => Ok(()),
     }
 }
 
-fn source(request: &CreateRequest, environment: &Environment, quiet: bool) -> Result<Source, Failure> {
+fn source(
+    request: &CreateRequest,
+    environment: &Environment,
+    quiet: bool,
+) -> Result<Source, Failure> {
     match &request.root {
         request::Root::Directory(path) => Ok(Source {
             ground: Ground::Directory(path.clone()),
@@ -96,7 +104,10 @@ fn source(request: &CreateRequest, environment: &Environment, quiet: bool) -> Re
             // Built now, where a failure has somebody to be told to.
             store.base(&record.diff_ids())?;
             Ok(Source {
-                ground: Ground::Layers { store: environment.store(), diff_ids: record.diff_ids() },
+                ground: Ground::Layers {
+                    store: environment.store(),
+                    diff_ids: record.diff_ids(),
+                },
                 name: name.clone(),
                 id: Some(record.config),
                 defaults: config.value.get("config").cloned().unwrap_or(Value::Null),
@@ -108,7 +119,9 @@ fn source(request: &CreateRequest, environment: &Environment, quiet: bool) -> Re
 fn texts(defaults: &Value, field: &str) -> Vec<String> {
     let list = defaults.get(field).and_then(Value::as_array);
     list.map(|list| {
-        list.iter().filter_map(|word| word.as_str().map(ToOwned::to_owned)).collect()
+        list.iter()
+            .filter_map(|word| word.as_str().map(ToOwned::to_owned))
+            .collect()
     })
     .unwrap_or_default()
 }
@@ -123,7 +136,11 @@ fn argv(request: &CreateRequest, defaults: &Value) -> Result<Vec<String>, Failur
         Some(entrypoint) => (entrypoint.clone(), Vec::new()),
         None => (texts(defaults, "Entrypoint"), texts(defaults, "Cmd")),
     };
-    argv.extend(if request.command.is_empty() { command } else { request.command.clone() });
+    argv.extend(if request.command.is_empty() {
+        command
+    } else {
+        request.command.clone()
+    });
     if argv.is_empty() {
         return Err(Failure::new(ExitCode::ENGINE, "no command specified")
             .hint("the image names none: give one after it"));
@@ -144,7 +161,9 @@ fn env(request: &CreateRequest, defaults: &Value) -> Vec<String> {
             None => env.push((name.clone(), value.clone())),
         }
     }
-    env.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+    env.into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
 }
 
 fn compose(
@@ -160,24 +179,18 @@ fn compose(
         None => names::random_name(&containers)?,
     };
     let parts = Parts::of_self()?;
-    let mut labels: std::collections::BTreeMap<String, String> = defaults
-        .get("Labels")
-        .and_then(|labels| serde_json::from_value(labels.clone()).ok())
-        .unwrap_or_default();
-    labels.extend(request.labels.clone());
-    let caps = if request.privileged {
-        CapSet::ALL
-    } else {
-        CapSet::resolve(&request.cap_add, &request.cap_drop).map_err(|error| {
-            Failure::new(ExitCode::ENGINE, format!("unknown capability: {}", error.0))
-        })?
-    };
     let short: String = id.chars().take(12).collect();
     let network = network(request);
     let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let own_name = if network == Network::Host { host_name.trim().to_owned() } else { short };
+    let own_name = if network == Network::Host {
+        host_name.trim().to_owned()
+    } else {
+        short
+    };
     let pick = |asked: &Option<String>, field: &str| {
-        asked.clone().unwrap_or_else(|| text(defaults, field).to_owned())
+        asked
+            .clone()
+            .unwrap_or_else(|| text(defaults, field).to_owned())
     };
     let mut config = ContainerConfig {
         name,
@@ -192,22 +205,24 @@ fn compose(
         hostname: request.hostname.clone().unwrap_or(own_name),
         tty: request.tty,
         stdin_open: request.interactive,
-        root: Root::Fuse { server_argv: parts.serve(&containers.join(&id)) },
+        root: Root::Fuse {
+            server_argv: parts.serve(&containers.join(&id)),
+        },
         read_only: request.read_only,
         shm_size_bytes: request.shm_size_bytes.unwrap_or(SHM_BYTES),
         network,
         id_map: id_map(environment),
-        caps,
-        privileged: request.privileged,
-        seccomp: match request.seccomp {
-            request::Seccomp::Default if !request.privileged => Seccomp::Default,
+        caps: caps(request)?,
+        privileged: request.security.privileged,
+        seccomp: match request.security.seccomp {
+            request::Seccomp::Default if !request.security.privileged => Seccomp::Default,
             request::Seccomp::Default | request::Seccomp::Unconfined => Seccomp::Unconfined,
         },
-        no_new_privileges: request.no_new_privileges,
+        no_new_privileges: request.security.no_new_privileges,
         rlimits: rlimits(request),
         stop_signal: pick(&request.stop_signal, "StopSignal"),
         stop_timeout_s: request.stop_timeout_s.unwrap_or(STOP_TIMEOUT_S),
-        labels,
+        labels: labels(request, defaults),
         auto_remove: request.remove,
         ids_argv: parts.ids(),
         id,
@@ -218,6 +233,25 @@ fn compose(
     Ok(config)
 }
 
+fn caps(request: &CreateRequest) -> Result<CapSet, Failure> {
+    let security = &request.security;
+    if security.privileged {
+        return Ok(CapSet::ALL);
+    }
+    CapSet::resolve(&security.cap_add, &security.cap_drop)
+        .map_err(|error| Failure::new(ExitCode::ENGINE, format!("unknown capability: {}", error.0)))
+}
+
+/// The image's labels and those asked for.
+fn labels(request: &CreateRequest, defaults: &Value) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = defaults
+        .get("Labels")
+        .and_then(|labels| serde_json::from_value(labels.clone()).ok())
+        .unwrap_or_default();
+    labels.extend(request.labels.clone());
+    labels
+}
+
 /// What is asked for, kept for `inspect`, that the runner does not read.
 fn extra(request: &CreateRequest, config: &mut ContainerConfig) {
     let network = match request.network {
@@ -226,8 +260,17 @@ fn extra(request: &CreateRequest, config: &mut ContainerConfig) {
         request::Network::Host => "host",
     };
     config.extra.insert("network".to_owned(), json!(network));
-    config.extra.insert("annotations".to_owned(), json!(request.annotations));
-    config.extra.insert("command".to_owned(), json!(request.command));
+    config
+        .extra
+        .insert("annotations".to_owned(), json!(request.annotations));
+    config
+        .extra
+        .insert("command".to_owned(), json!(request.command));
+    if let Some(entrypoint) = &request.entrypoint {
+        config
+            .extra
+            .insert("entrypoint".to_owned(), json!(entrypoint));
+    }
 }
 
 /// Options that are parsed, so that they are not mistaken for others, but cannot be honoured yet.
@@ -241,9 +284,10 @@ fn check_supported(request: &CreateRequest) -> Result<(), Failure> {
         (!request.sysctls.is_empty(), "--sysctl"),
     ];
     match asked.iter().find(|(asked, _)| *asked) {
-        Some((_, option)) => {
-            Err(Failure::new(ExitCode::ENGINE, format!("{option} is not available yet")))
-        }
+        Some((_, option)) => Err(Failure::new(
+            ExitCode::ENGINE,
+            format!("{option} is not available yet"),
+        )),
         None => Ok(()),
     }
 }
@@ -292,7 +336,9 @@ fn files(request: &CreateRequest, config: &mut ContainerConfig, dir: &Path) {
         if !request.mounts.iter().any(|mount| mount.target == target) {
             config.mounts.push(Mount {
                 target: target.into(),
-                kind: MountKind::Bind { source: dir.join(name) },
+                kind: MountKind::Bind {
+                    source: dir.join(name),
+                },
                 read_only: false,
             });
         }
@@ -310,9 +356,8 @@ fn hosts_text(request: &CreateRequest, config: &ContainerConfig) -> String {
             config.hostname
         )
     };
-    for (host, address) in &request.hosts {
-        // Writing to a String cannot fail.
-        drop(writeln!(text, "{address}\t{host}"));
+    for (host, address) in &request.resolver.hosts {
+        text.push_str(&format!("{address}\t{host}\n"));
     }
     text
 }
@@ -322,9 +367,9 @@ fn resolv_text(request: &CreateRequest) -> String {
     let mut text = String::new();
     let keep = |line: &&str| {
         let replaced = match line.split_whitespace().next() {
-            Some("nameserver") => !request.dns.is_empty(),
-            Some("search" | "domain") => !request.dns_search.is_empty(),
-            Some("options") => !request.dns_options.is_empty(),
+            Some("nameserver") => !request.resolver.servers.is_empty(),
+            Some("search" | "domain") => !request.resolver.search.is_empty(),
+            Some("options") => !request.resolver.options.is_empty(),
             _ => false,
         };
         !replaced
@@ -333,14 +378,14 @@ fn resolv_text(request: &CreateRequest) -> String {
         text.push_str(line);
         text.push('\n');
     }
-    for address in &request.dns {
-        drop(writeln!(text, "nameserver {address}"));
+    for address in &request.resolver.servers {
+        text.push_str(&format!("nameserver {address}\n"));
     }
-    if !request.dns_search.is_empty() {
-        drop(writeln!(text, "search {}", request.dns_search.join(" ")));
+    if !request.resolver.search.is_empty() {
+        text.push_str(&format!("search {}\n", request.resolver.search.join(" ")));
     }
-    if !request.dns_options.is_empty() {
-        drop(writeln!(text, "options {}", request.dns_options.join(" ")));
+    if !request.resolver.options.is_empty() {
+        text.push_str(&format!("options {}\n", request.resolver.options.join(" ")));
     }
     text
 }
@@ -377,17 +422,23 @@ fn mounts(
                         Failure::of(&action, &error).code(ExitCode::ENGINE)
                     })?;
                 }
-                MountKind::Bind { source: path.clone() }
+                MountKind::Bind {
+                    source: path.clone(),
+                }
             }
-            MountSource::Volume(name) => {
-                MountKind::Bind { source: volume::ensure(environment, name)? }
-            }
+            MountSource::Volume(name) => MountKind::Bind {
+                source: volume::ensure(environment, name)?,
+            },
             MountSource::Anonymous => {
                 // Named after its container, so that `rm -v` finds it.
                 let name = format!("{id}-{index}");
-                MountKind::Bind { source: volume::ensure(environment, &name)? }
+                MountKind::Bind {
+                    source: volume::ensure(environment, &name)?,
+                }
             }
-            MountSource::Tmpfs => MountKind::Tmpfs { options: mount.options.clone() },
+            MountSource::Tmpfs => MountKind::Tmpfs {
+                options: mount.options.clone(),
+            },
         };
         mounts.push(Mount {
             target: PathBuf::from(&mount.target),

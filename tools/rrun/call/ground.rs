@@ -18,7 +18,10 @@ const KEY: &str = "ground";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ground {
     /// Layers of an image, lowest first, in the store at this place.
-    Layers { store: PathBuf, diff_ids: Vec<Digest> },
+    Layers {
+        store: PathBuf,
+        diff_ids: Vec<Digest>,
+    },
     /// A directory of the host.
     Directory(PathBuf),
 }
@@ -48,13 +51,27 @@ impl Ground {
         if let Some(path) = value.get("directory").and_then(Value::as_str) {
             return Ok(Self::Directory(PathBuf::from(path)));
         }
-        let store = value.get("store").and_then(Value::as_str).ok_or_else(broken)?;
-        let layers = value.get("layers").and_then(Value::as_array).ok_or_else(broken)?;
+        let store = value
+            .get("store")
+            .and_then(Value::as_str)
+            .ok_or_else(broken)?;
+        let layers = value
+            .get("layers")
+            .and_then(Value::as_array)
+            .ok_or_else(broken)?;
         let diff_ids = layers
             .iter()
-            .map(|layer| layer.as_str().and_then(|text| text.parse().ok()).ok_or_else(broken))
+            .map(|layer| {
+                layer
+                    .as_str()
+                    .and_then(|text| text.parse().ok())
+                    .ok_or_else(broken)
+            })
             .collect::<Result<_, _>>()?;
-        Ok(Self::Layers { store: PathBuf::from(store), diff_ids })
+        Ok(Self::Layers {
+            store: PathBuf::from(store),
+            diff_ids,
+        })
     }
 
     /// The chain that a collection must spare; `None` for a directory.
@@ -84,13 +101,18 @@ impl Ground {
 /// Which ids a container has.
 fn view(map: &IdMap) -> IdView {
     let windows = |ranges: &[rrun_runner::subid::IdRange]| {
-        let count = ranges.iter().fold(1_u32, |sum, range| sum.saturating_add(range.count));
+        let count = ranges
+            .iter()
+            .fold(1_u32, |sum, range| sum.saturating_add(range.count));
         vec![IdWindow { start: 0, count }]
     };
     match map {
         IdMap::Root => IdView::True,
         IdMap::Squash => IdView::Squash { uid: 0, gid: 0 },
-        IdMap::Range { uids, gids } => IdView::Windows { uids: windows(uids), gids: windows(gids) },
+        IdMap::Range { uids, gids } => IdView::Windows {
+            uids: windows(uids),
+            gids: windows(gids),
+        },
     }
 }
 
@@ -99,7 +121,10 @@ pub(crate) fn writable(
     dir: &Path,
     config: &ContainerConfig,
 ) -> Result<(Arc<Union>, Option<Lease>), Failure> {
-    let options = Options { view: view(&config.id_map), ..stored(&config.id_map) };
+    let options = Options {
+        view: view(&config.id_map),
+        ..stored(&config.id_map)
+    };
     open(dir, config, options)
 }
 
@@ -108,7 +133,11 @@ pub(crate) fn read_only(
     dir: &Path,
     config: &ContainerConfig,
 ) -> Result<(Arc<Union>, Option<Lease>), Failure> {
-    let options = Options { view: IdView::True, read_only: true, ..stored(&config.id_map) };
+    let options = Options {
+        view: IdView::True,
+        read_only: true,
+        ..stored(&config.id_map)
+    };
     open(dir, config, options)
 }
 

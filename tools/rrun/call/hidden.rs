@@ -36,7 +36,9 @@ impl Parts {
         // The link follows the file when an upgrade replaces it under a running container.
         let program = std::fs::read_link("/proc/self/exe")
             .map_err(|error| Failure::of("could not read /proc/self/exe", &error))?;
-        Ok(Self { program: program.into_os_string() })
+        Ok(Self {
+            program: program.into_os_string(),
+        })
     }
 
     /// The monitor of the container in `dir`.
@@ -58,7 +60,10 @@ impl Parts {
 /// Runs a hidden program if `argv` names one.
 pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
     let program = argv.first().map(PathBuf::from)?;
-    if program.file_name().is_some_and(|name| name == "rrun-overlayfs") {
+    if program
+        .file_name()
+        .is_some_and(|name| name == "rrun-overlayfs")
+    {
         return Some(overlayfs::main(&argv[1..]));
     }
     let word = argv.get(1)?;
@@ -97,6 +102,8 @@ fn serve_main(dir: &Path) -> Result<(), Failure> {
     let (union, lease) = ground::writable(dir, &config)?;
     let device = receive_device(&line)?;
     drop(line);
+    // Modes come from the kernel with the asker's mask applied.
+    rustix::process::umask(rustix::fs::Mode::empty());
     serve(&device, &union, &ServeOptions::default(), &Stats::default())?;
     // Held until here: nothing the container reads may be collected.
     drop(lease);
@@ -120,7 +127,9 @@ fn receive_device(line: &OwnedFd) -> Result<File, Failure> {
             return Ok(File::from(fd));
         }
     }
-    Err(Failure::general("the container ended before its root was mounted"))
+    Err(Failure::general(
+        "the container ended before its root was mounted",
+    ))
 }
 
 fn ids_main() -> Result<(), Failure> {

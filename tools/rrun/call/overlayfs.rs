@@ -1,9 +1,6 @@
 //! `rrun-overlayfs`: the union on plain directories, called as fuse-overlayfs is.
 //!
-//! `rrun-overlayfs [SRC] MNT -o lowerdir=a:b,upperdir=u,workdir=w,...` mounts and returns; the
-//! server is a process of its own, which is this program again with `-f`.
-//!
-//! Source: fuse-overlayfs(1).
+//! `rrun-overlayfs [-f] [-o OPTIONS]... [SOURCE] MOUNTPOINT`. Source: fuse-overlayfs(1).
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -12,283 +9,382 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use rrun_mount::{ServeOptions, Stats, serve};
+use rrun_mount::{OpenMode, ServeOptions, Stats};
 use rrun_union::{DirLayers, IdStore, IdView, Options, Union, XattrDialect};
 
 use crate::environment;
-use crate::failure::{ExitCode, Failure};
+use crate::failure::ExitCode;
 use crate::report;
 
-/// Says on standard output that the mount is there; only we pass it, to our own child.
-const READY: &str = "--rrun-ready";
+/// Set for the process that stays: it reports readiness on its standard output.
+const READY_FLAG: &str = "--rrun-ready";
+
+const USAGE: &str = "usage: rrun-overlayfs [-f] [-o OPTIONS]... [SOURCE] MOUNTPOINT
+options: lowerdir=DIR[:DIR...][,upperdir=DIR,workdir=DIR][,ro][,OPTION...], as fuse-overlayfs";
 
 /// What was asked for.
 #[derive(Debug, Default)]
-struct Typed {
+struct Request {
+    foreground: bool,
+    ready: bool,
+    source: Option<OsString>,
+    mountpoint: Option<PathBuf>,
     lower: Vec<PathBuf>,
     upper: Option<PathBuf>,
     work: Option<PathBuf>,
-    mountpoint: Option<PathBuf>,
-    source: Option<String>,
-    foreground: bool,
-    ready: bool,
     read_only: bool,
     squash_uid: Option<u32>,
     squash_gid: Option<u32>,
-    /// Owners kept in an attribute instead of in the files.
     pretend: bool,
     volatile: bool,
-    no_redirect: bool,
-    no_writeback: bool,
-    help: bool,
-    version: bool,
+    metacopy: bool,
+    redirect: Option<bool>,
+    user_xattrs: bool,
+    serve: ServeOptions,
     warnings: Vec<String>,
 }
 
-/// Runs `rrun-overlayfs`; `words` without the program's name.
-pub(crate) fn main(words: &[OsString]) -> ExitCode {
-    let outcome = parse(words).and_then(|typed| {
-        if typed.version {
-            return report::line(&format!(
-                "rrun-overlayfs: version {}\nFUSE library: none, protocol 7.31 and above",
-                super::VERSION
-            ));
-        }
-        if typed.help {
-            return report::line(
-                "usage: rrun-overlayfs [-f] MOUNTPOINT -o \
-                 lowerdir=DIR[:DIR...][,upperdir=DIR,workdir=DIR][,OPTION...]",
-            );
-        }
-        if typed.foreground {
-            foreground(&typed)
+/// Options that change nothing here, because what they ask for is always so.
+const ALWAYS: [&str; 22] = [
+    "allow_other",
+    "allow_root",
+    "default_permissions",
+    "rw",
+    "suid",
+    "dev",
+    "exec",
+    "noatime",
+    "relatime",
+    "atime",
+    "nodiratime",
+    "auto",
+    "noauto",
+    "user",
+    "nouser",
+    "async",
+    "fast_ino=1",
+    "noacl=0",
+    "static_nlink",
+    "threaded=1",
+    "index=on",
+    "xino=on",
+];
+
+/// Options that are accepted and cannot be honoured.
+const WITHOUT_EFFECT: [&str; 12] = [
+    "uidmapping",
+    "gidmapping",
+    "timeout",
+    "plugins",
+    "nosuid",
+    "nodev",
+    "noexec",
+    "noacl",
+    "sync",
+    "context",
+    "index",
+    "nfs_export",
+];
+
+/// Runs the command.
+pub(crate) fn main(args: &[OsString]) -> ExitCode {
+    let asks = |names: [&str; 2]| args.iter().any(|arg| names.iter().any(|name| arg == name));
+    if asks(["-V", "--version"]) || asks(["-h", "--help"]) {
+        let text = if asks(["-V", "--version"]) {
+            format!("rrun-overlayfs: version {}", super::VERSION)
         } else {
-            background(words, &typed)
+            USAGE.to_owned()
+        };
+        return match report::line(&text) {
+            Ok(()) => ExitCode::OK,
+            Err(_) => ExitCode::GENERAL,
+        };
+    }
+    let request = match parse(args) {
+        Ok(request) => request,
+        Err(message) => {
+            report::note(&format!("rrun-overlayfs: {message}"));
+            return ExitCode::GENERAL;
         }
-    });
-    match outcome {
-        Ok(()) => ExitCode::OK,
-        Err(failure) => {
-            report::note(&format!("rrun-overlayfs: {failure}"));
+    };
+    for warning in &request.warnings {
+        report::note(&format!("rrun-overlayfs: warning: {warning}"));
+    }
+    let done = if request.foreground {
+        serve(&request)
+    } else {
+        background(args)
+    };
+    match done {
+        Ok(code) => ExitCode(u8::try_from(code).unwrap_or(1)),
+        Err(message) => {
+            report::note(&format!("rrun-overlayfs: {message}"));
             ExitCode::GENERAL
         }
     }
 }
 
-/// Starts the server and waits until it has mounted.
-fn background(words: &[OsString], typed: &Typed) -> Result<(), Failure> {
-    for warning in &typed.warnings {
-        report::note(&format!("rrun-overlayfs: {warning}"));
+fn parse(args: &[OsString]) -> Result<Request, String> {
+    let mut request = Request {
+        serve: ServeOptions::default(),
+        ..Request::default()
+    };
+    let mut places = Vec::new();
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        match arg.as_bytes() {
+            b"-f" | b"--foreground" | b"-d" | b"--debug" => request.foreground = true,
+            flag if flag == READY_FLAG.as_bytes() => {
+                request.foreground = true;
+                request.ready = true;
+            }
+            b"-s" => request.serve.threads = 1,
+            b"-o" => {
+                let list = rest.next().ok_or("option -o needs an argument")?;
+                options(&mut request, list.as_bytes())?;
+            }
+            [b'-', b'o', list @ ..] => options(&mut request, list)?,
+            [b'-', _, ..] => return Err(format!("unknown option {}", arg.display())),
+            _ => places.push(arg.clone()),
+        }
     }
-    let mut child = Command::new("/proc/self/exe")
+    match places.len() {
+        1 => {}
+        2 => request.source = Some(places.remove(0)),
+        0 => return Err("no mount point given".to_owned()),
+        _ => return Err(format!("unexpected argument {}", places[2].display())),
+    }
+    request.mountpoint = places.pop().map(PathBuf::from);
+    if request.lower.is_empty() {
+        return Err("option lowerdir= is missing".to_owned());
+    }
+    if request.upper.is_some() && request.work.is_none() && !request.read_only {
+        return Err("option workdir= is missing: upperdir= needs it".to_owned());
+    }
+    Ok(request)
+}
+
+/// Splits at `separator` where no backslash stands before it, and drops the backslashes.
+fn split(list: &[u8], separator: u8) -> Vec<Vec<u8>> {
+    let mut out = vec![Vec::new()];
+    let mut bytes = list.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        let escaped = byte == b'\\'
+            && bytes
+                .peek()
+                .is_some_and(|next| matches!(next, b',' | b':' | b'\\'));
+        if escaped {
+            if let (Some(next), Some(last)) = (bytes.next(), out.last_mut()) {
+                // one level is taken off per split: the comma's first, then the colon's
+                if next != separator {
+                    last.push(b'\\');
+                }
+                last.push(next);
+            }
+        } else if byte == separator {
+            out.push(Vec::new());
+        } else if let Some(last) = out.last_mut() {
+            last.push(byte);
+        }
+    }
+    out
+}
+
+fn path(bytes: Vec<u8>) -> PathBuf {
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+fn options(request: &mut Request, list: &[u8]) -> Result<(), String> {
+    for option in split(list, b',') {
+        if option.is_empty() {
+            continue;
+        }
+        let (key, value) = match option.iter().position(|byte| *byte == b'=') {
+            Some(at) => (option[..at].to_vec(), Some(option[at + 1..].to_vec())),
+            None => (option.clone(), None),
+        };
+        let key = String::from_utf8_lossy(&key).into_owned();
+        let text = value
+            .as_deref()
+            .map(|v| String::from_utf8_lossy(v).into_owned());
+        match (key.as_str(), value) {
+            ("lowerdir", Some(value)) => {
+                request.lower = split(&value, b':').into_iter().map(path).collect();
+            }
+            ("upperdir", Some(value)) => request.upper = Some(path(value)),
+            ("workdir", Some(value)) => request.work = Some(path(value)),
+            ("ro", None) => request.read_only = true,
+            _ => option_word(request, &key, text.as_deref())?,
+        }
+    }
+    Ok(())
+}
+
+fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<(), String> {
+    let number = || -> Result<u32, String> {
+        let text = value.unwrap_or_default();
+        text.parse()
+            .map_err(|_| format!("option {key}= wants a number, not {text:?}"))
+    };
+    let on = matches!(value, None | Some("1" | "on" | "true"));
+    match key {
+        "squash_to_root" => {
+            request.squash_uid = Some(0);
+            request.squash_gid = Some(0);
+        }
+        "squash_to_uid" => request.squash_uid = Some(number()?),
+        "squash_to_gid" => request.squash_gid = Some(number()?),
+        "xattr_permissions" => request.pretend = number()? != 0,
+        "volatile" => request.volatile = true,
+        "fsync" => request.volatile = !on,
+        "metacopy" => request.metacopy = on,
+        "redirect_dir" => request.redirect = Some(on),
+        "userxattr" => request.user_xattrs = true,
+        "writeback" => request.serve.writeback = on,
+        "threaded" if !on => request.serve.threads = 1,
+        "threads" | "max_idle_threads" => {
+            request.serve.threads = usize::try_from(number()?.clamp(1, 64)).unwrap_or(1);
+        }
+        "spin_us" => request.serve.spin_us = number()?,
+        "open" => {
+            request.serve.open_mode = match value {
+                Some("silent") => OpenMode::Silent,
+                Some("keep-cache") => OpenMode::KeepCache,
+                _ => return Err("option open= is silent or keep-cache".to_owned()),
+            }
+        }
+        _ => {
+            let whole = value.map_or_else(|| key.to_owned(), |value| format!("{key}={value}"));
+            if ALWAYS.contains(&whole.as_str()) || ALWAYS.contains(&key) {
+            } else if WITHOUT_EFFECT.contains(&key) {
+                request
+                    .warnings
+                    .push(format!("option {whole} has no effect"));
+            } else {
+                request
+                    .warnings
+                    .push(format!("unknown option {whole} ignored"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Starts the process that stays and returns when it has mounted.
+fn background(args: &[OsString]) -> Result<i32, String> {
+    let exe = std::env::current_exe().map_err(|e| format!("could not find myself: {e}"))?;
+    let mut child = Command::new(exe)
         .arg("overlayfs")
-        .args(["-f", READY])
-        .args(words)
+        .arg(READY_FLAG)
+        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|error| Failure::of("could not start the server", &error))?;
-    let mut byte = [0];
-    let ready = match child.stdout.take() {
-        Some(mut pipe) => pipe.read(&mut byte)?,
-        None => 0,
-    };
-    if ready == 1 {
-        return Ok(());
+        .map_err(|error| format!("could not start the server: {error}"))?;
+    let mut word = [0; 1];
+    let ready = child
+        .stdout
+        .take()
+        .is_some_and(|mut out| out.read_exact(&mut word).is_ok());
+    if ready {
+        return Ok(0);
     }
-    let status = child.wait()?;
-    // The child has said why.
-    Err(Failure::general(format!("could not mount ({status})")))
+    let status = child
+        .wait()
+        .map_err(|error| format!("could not wait for the server: {error}"))?;
+    Ok(status.code().unwrap_or(1))
 }
 
-fn foreground(typed: &Typed) -> Result<(), Failure> {
-    if !typed.ready {
-        for warning in &typed.warnings {
-            report::note(&format!("rrun-overlayfs: {warning}"));
-        }
-    }
-    let Some(mountpoint) = &typed.mountpoint else {
-        return Err(Failure::general("no mount point given"));
-    };
-    if typed.lower.is_empty() {
-        return Err(Failure::general("option lowerdir= is missing"));
-    }
-    let mountpoint = std::path::absolute(mountpoint)?;
-    let union = open(typed)?;
-    let name = typed.source.as_deref().unwrap_or("rrun-overlayfs");
-    let read_only = typed.read_only || typed.upper.is_none();
-    let mount = rrun_mount::mount(&mountpoint, name, read_only).map_err(|error| {
-        let action = format!("could not mount on {}", mountpoint.display());
-        Failure::of(&action, &error).hint("this needs CAP_SYS_ADMIN in a user namespace")
-    })?;
-    let device = mount.device()?;
-    if typed.ready {
-        detach()?;
-    }
-    let options = ServeOptions { writeback: !typed.no_writeback, ..ServeOptions::default() };
-    let served = serve(&device, &union, &options, &Stats::default());
-    // Whoever unmounted it has done what our drop would do, perhaps to another mount.
+fn serve(request: &Request) -> Result<i32, String> {
+    let mountpoint = request.mountpoint.clone().ok_or("no mount point given")?;
+    let mountpoint = std::path::absolute(&mountpoint)
+        .map_err(|error| format!("{}: {error}", mountpoint.display()))?;
+    let union = open_union(request).map_err(|error| error.to_string())?;
+    let name = request
+        .source
+        .as_deref()
+        .unwrap_or(OsStr::new("rrun-overlayfs"));
+    let read_only = request.read_only || request.upper.is_none();
+    let mount = rrun_mount::mount(&mountpoint, &name.to_string_lossy(), read_only)
+        .map_err(|error| format!("could not mount on {}: {error}", mountpoint.display()))?;
+    let device = mount
+        .device()
+        .map_err(|error| format!("could not use /dev/fuse: {error}"))?;
     mount.leave();
-    Ok(served?)
+    if request.ready {
+        // A new session: the terminal that started us does not end us.
+        let _session = rustix::process::setsid();
+        let mut out = std::io::stdout();
+        let _told = out.write_all(b"R").and_then(|()| out.flush());
+        report::detach_output();
+    }
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let stats = Stats::default();
+    let union = Arc::new(union);
+    rrun_mount::serve(&device, &union, &request.serve, &stats)
+        .map(|()| 0)
+        .map_err(|error| error.to_string())
 }
 
-fn open(typed: &Typed) -> Result<Arc<Union>, Failure> {
-    let layers = DirLayers::open(&typed.lower, typed.pretend)?;
-    let upper = match (&typed.upper, &typed.work) {
-        (Some(upper), Some(work)) => Some((upper.as_path(), work.as_path())),
-        (Some(_), None) => return Err(Failure::general("option workdir= is missing")),
-        (None, _) => None,
+fn open_union(request: &Request) -> Result<Union, rrun_union::UnionError> {
+    let lower = DirLayers::open(&request.lower, request.pretend)?;
+    let view = match (request.squash_uid, request.squash_gid) {
+        (None, None) => IdView::True,
+        (uid, gid) => IdView::Squash {
+            uid: uid.unwrap_or(0),
+            gid: gid.unwrap_or(0),
+        },
     };
-    let view = if typed.squash_uid.is_some() || typed.squash_gid.is_some() {
-        IdView::Squash {
-            uid: typed.squash_uid.unwrap_or(0),
-            gid: typed.squash_gid.unwrap_or(0),
-        }
-    } else {
-        IdView::True
-    };
+    let trusted = !request.user_xattrs && environment::is_real_root();
     let options = Options {
-        ids: if typed.pretend { IdStore::Virtual } else { IdStore::Real },
-        view,
-        xattrs: if environment::is_real_root() { XattrDialect::Trusted } else { XattrDialect::User },
-        read_only: typed.read_only,
-        redirect_dir: !typed.no_redirect,
-        volatile: typed.volatile,
-        ..Options::default()
-    };
-    Ok(Arc::new(Union::open(Arc::new(layers), upper, options)?))
-}
-
-/// Tells the waiting parent, then lets go of its session and standard streams: it may wait for
-/// their end.
-fn detach() -> Result<(), Failure> {
-    rustix::process::setsid()?;
-    std::env::set_current_dir("/")?;
-    let mut out = std::io::stdout().lock();
-    out.write_all(b".")?;
-    out.flush()?;
-    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
-    Ok(())
-}
-
-fn parse(words: &[OsString]) -> Result<Typed, Failure> {
-    let mut typed = Typed::default();
-    let mut places: Vec<OsString> = Vec::new();
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        match word.to_str() {
-            Some("-f") => typed.foreground = true,
-            Some("-d" | "--debug") => typed.foreground = true,
-            Some("-s") => {}
-            Some("-h" | "--help") => typed.help = true,
-            Some("-V" | "--version") => typed.version = true,
-            Some(READY) => typed.ready = true,
-            Some("-o") => match words.next() {
-                Some(list) => options(list, &mut typed)?,
-                None => return Err(Failure::general("-o needs an argument")),
-            },
-            Some(text) if text.starts_with("-o") => options(OsStr::new(&text[2..]), &mut typed)?,
-            Some(text) if text.starts_with('-') && text.len() > 1 => {
-                typed.warnings.push(format!("unknown argument {text} ignored"));
-            }
-            _ => places.push(word.clone()),
-        }
-    }
-    typed.mountpoint = places.pop().map(PathBuf::from);
-    typed.source = places.pop().and_then(|source| source.into_string().ok());
-    Ok(typed)
-}
-
-/// Splits at `separator`, taking what follows a backslash literally.
-fn split(text: &OsStr, separator: u8, keep_escapes: bool) -> Vec<OsString> {
-    let mut parts = vec![Vec::new()];
-    let mut bytes = text.as_bytes().iter();
-    while let Some(&byte) = bytes.next() {
-        let Some(part) = parts.last_mut() else { break };
-        if byte == b'\\' {
-            if keep_escapes {
-                part.push(byte);
-            }
-            part.extend(bytes.next());
-        } else if byte == separator {
-            parts.push(Vec::new());
+        ids: if request.pretend {
+            IdStore::Virtual
         } else {
-            part.push(byte);
-        }
-    }
-    parts.into_iter().map(OsString::from_vec).collect()
-}
-
-fn options(list: &OsStr, typed: &mut Typed) -> Result<(), Failure> {
-    // Escapes in a value belong to the value: lowerdir is split again.
-    for option in split(list, b',', true) {
-        let bytes = option.as_bytes();
-        let (key, value) = match bytes.iter().position(|byte| *byte == b'=') {
-            Some(at) => (&bytes[..at], Some(OsStr::from_bytes(&bytes[at + 1..]))),
-            None => (bytes, None),
-        };
-        let key = String::from_utf8_lossy(key).into_owned();
-        option_of(&key, value, typed)?;
-    }
-    Ok(())
-}
-
-fn option_of(key: &str, value: Option<&OsStr>, typed: &mut Typed) -> Result<(), Failure> {
-    let text = value.map(|value| value.to_string_lossy().into_owned()).unwrap_or_default();
-    let path = || value.map(|value| split(value, 0, false)).and_then(|mut parts| parts.pop()).map(PathBuf::from);
-    let number = || {
-        text.parse()
-            .map_err(|_| Failure::general(format!("invalid argument for {key}: {text:?}")))
+            IdStore::Real
+        },
+        view,
+        xattrs: if trusted {
+            XattrDialect::Trusted
+        } else {
+            XattrDialect::User
+        },
+        read_only: request.read_only || request.upper.is_none(),
+        sparse_copy_up: request.metacopy,
+        redirect_dir: request.redirect.unwrap_or(true),
+        volatile: request.volatile,
     };
-    match key {
-        "lowerdir" => {
-            let dirs = value.map(|value| split(value, b':', false)).unwrap_or_default();
-            typed.lower = dirs.into_iter().filter(|dir| !dir.is_empty()).map(PathBuf::from).collect();
-        }
-        "upperdir" => typed.upper = path(),
-        "workdir" => typed.work = path(),
-        "ro" => typed.read_only = true,
-        "squash_to_root" => (typed.squash_uid, typed.squash_gid) = (Some(0), Some(0)),
-        "squash_to_uid" => typed.squash_uid = Some(number()?),
-        "squash_to_gid" => typed.squash_gid = Some(number()?),
-        "xattr_permissions" => typed.pretend = number()? != 0,
-        "volatile" => typed.volatile = true,
-        "fsync" => typed.volatile = text == "0",
-        "redirect_dir" => typed.no_redirect = matches!(text.as_str(), "off" | "nofollow"),
-        "writeback" => typed.no_writeback = text == "0",
-        // What these ask for is so in any case: ACLs, threads, stable inode and link numbers
-        // cost nothing here, and the kernel checks permissions.
-        "" | "rw" | "threaded" | "fast_ino" | "timeout" | "allow_other" | "default_permissions"
-        | "suid" | "dev" | "exec" | "async" | "atime" | "userxattr" | "index" | "metacopy"
-        | "xino" | "nfs_export" | "debug" | "max_write" | "clone_fd" | "fsname" | "subtype" => {}
-        _ => typed.warnings.push(format!("option {key} is not supported and was ignored")),
-    }
-    Ok(())
+    let upper = request.upper.as_deref().zip(request.work.as_deref());
+    Union::open(Arc::new(lower), upper, options)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn typed(words: &[&str]) -> Typed {
-        let words: Vec<OsString> = words.iter().map(OsString::from).collect();
-        parse(&words).unwrap()
+    fn request(line: &str) -> Result<Request, String> {
+        parse(&line.split(' ').map(OsString::from).collect::<Vec<_>>())
     }
 
     #[test]
-    fn options_are_those_of_fuse_overlayfs() {
-        let seen = typed(&["-o", "lowerdir=/a:/b\\:c,upperdir=/u,workdir=/w,squash_to_root", "/m"]);
-        assert_eq!(seen.lower, [PathBuf::from("/a"), PathBuf::from("/b:c")]);
-        assert_eq!(seen.upper, Some("/u".into()));
-        assert_eq!(seen.mountpoint, Some("/m".into()));
-        assert_eq!(seen.squash_uid, Some(0));
-        assert!(seen.warnings.is_empty(), "{seen:?}");
-        let seen = typed(&["none", "/m", "-olowerdir=/a,plugins=x,noacl"]);
-        assert_eq!(seen.source.as_deref(), Some("none"));
-        assert_eq!(seen.warnings.len(), 2, "{seen:?}");
-        assert!(parse(&["-o".into(), "squash_to_uid=x".into()]).is_err());
+    fn fuse_overlayfs_command_lines_are_understood() {
+        let got =
+            request("-o lowerdir=/a:/b\\:c,upperdir=/u\\,v,workdir=/w,squash_to_uid=7 /m").unwrap();
+        assert_eq!(got.lower, [PathBuf::from("/a"), PathBuf::from("/b:c")]);
+        assert_eq!(got.upper, Some(PathBuf::from("/u,v")));
+        assert_eq!(got.squash_uid, Some(7));
+        assert_eq!(got.mountpoint, Some(PathBuf::from("/m")));
+        assert!(got.warnings.is_empty(), "{:?}", got.warnings);
+        let got = request("src /m -o lowerdir=/a,uidmapping=0:1:2,what").unwrap();
+        assert_eq!(got.source, Some(OsString::from("src")));
+        assert_eq!(got.warnings.len(), 2, "{:?}", got.warnings);
+        for bad in [
+            "/m",
+            "-o",
+            "-o lowerdir=/a",
+            "-o lowerdir=/a,upperdir=/u /m",
+            "-x /m",
+        ] {
+            assert!(request(bad).is_err(), "line {bad:?}");
+        }
     }
 }

@@ -86,8 +86,13 @@ fn begin(dir: &Path, config: &ContainerConfig, attach: bool) -> Result<Option<Ow
     } else {
         (0, 0)
     };
-    let options = StartOptions { rows, columns, attach };
-    let (socket, warnings) = start(dir, &Parts::of_self()?.monitor(dir), &options).map_err(failed)?;
+    let options = StartOptions {
+        rows,
+        columns,
+        attach,
+    };
+    let (socket, warnings) =
+        start(dir, &Parts::of_self()?.monitor(dir), &options).map_err(failed)?;
     for warning in warnings {
         report::warn(&warning);
     }
@@ -124,7 +129,9 @@ fn follow(socket: &OwnedFd, options: &AttachOptions) -> Result<ExitCode, Failure
 pub(crate) fn start_all(args: &StartArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let follow_one = args.attach || args.interactive;
     if follow_one && args.containers.len() > 1 {
-        return Err(Failure::general("you cannot start and attach multiple containers at once"));
+        return Err(Failure::general(
+            "you cannot start and attach multiple containers at once",
+        ));
     }
     let keys = detach_keys(args.detach_keys.as_deref())?;
     let mut code = ExitCode::OK;
@@ -161,7 +168,11 @@ fn start_one(
         Ok(socket) => Ok((socket, config)),
         // Docker too finds nothing wrong with starting what runs.
         Err(_) if rrun_runner::monitor_alive(&dir)? => {
-            let socket = if attach { Some(attach::connect(&dir)?) } else { None };
+            let socket = if attach {
+                Some(attach::connect(&dir)?)
+            } else {
+                None
+            };
             Ok((socket, config))
         }
         Err(failure) => Err(failure),
@@ -179,9 +190,11 @@ pub(crate) fn attach(args: &AttachArgs, environment: &Environment) -> Result<Exi
         forward_signals: args.sig_proxy,
         detach_keys: detach_keys(args.detach_keys.as_deref())?,
     };
-    let socket = attach::connect(&dir).map_err(|error| match error {
-        RunnerError::NotRunning(_) => Failure::general("You cannot attach to a stopped container, start it first"),
-        other => Failure::from(other),
+    let socket = attach::connect(&dir).map_err(|error| {
+        if matches!(error, RunnerError::NotRunning(_)) {
+            return Failure::general("You cannot attach to a stopped container, start it first");
+        }
+        error.into()
     })?;
     follow(&socket, &options)
 }

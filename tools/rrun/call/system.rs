@@ -85,3 +85,34 @@ pub(crate) fn info(args: &InfoArgs, environment: &Environment) -> Result<ExitCod
     }
     Ok(ExitCode::OK)
 }
+
+/// `rrun store check`.
+pub(crate) fn check(
+    args: &crate::args::StoreCheckArgs,
+    environment: &Environment,
+) -> Result<ExitCode, Failure> {
+    let store = super::images::store(environment)?;
+    let repair = if args.repair {
+        rrun_store::Repair::Yes
+    } else {
+        rrun_store::Repair::No
+    };
+    let found = store.check(repair)?;
+    for problem in &found.problems {
+        report::line(problem)?;
+    }
+    let bytes = crate::human::size(found.bytes);
+    report::line(&format!(
+        "checked {} files, {bytes}: {} problems",
+        found.checked,
+        found.problems.len()
+    ))?;
+    for layer in &found.broken_layers {
+        report::line(&format!("layer {layer} must be fetched again"))?;
+    }
+    Ok(if found.problems.is_empty() {
+        ExitCode::OK
+    } else {
+        ExitCode::GENERAL
+    })
+}

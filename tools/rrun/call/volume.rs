@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use rrun_runner::MountKind;
 use serde_json::{Value, json};
 
 use crate::args::{VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumeRmArgs};
@@ -146,6 +147,9 @@ pub(crate) fn rm(args: &VolumeRmArgs, environment: &Environment) -> Result<ExitC
     let mut code = ExitCode::OK;
     for name in &args.volumes {
         let result = match describe(environment, name) {
+            Some(_) if used(environment)?.contains(&mountpoint(environment, name)) => {
+                Err(Failure::general(format!("remove {name}: volume is in use")))
+            }
             Some(_) => remove(environment, name),
             None if args.force => Ok(()),
             None => Err(Failure::general(format!("get {name}: no such volume"))),
@@ -165,4 +169,45 @@ fn remove(environment: &Environment, name: &str) -> Result<(), Failure> {
     fs::remove_dir_all(volumes_dir(environment).join(name)).map_err(|error| {
         Failure::general(format!("could not remove volume {name}: {}", chain(&error)))
     })
+}
+
+/// Removes the volumes that were made for a container without a name of their own.
+pub(crate) fn remove_anonymous(environment: &Environment, container: &str) -> Result<(), Failure> {
+    let prefix = format!("{container}-");
+    for name in names(environment)? {
+        if name.starts_with(&prefix) {
+            remove(environment, &name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes volumes that no container mounts: those without a name of their own, with `all` the
+/// others too.
+pub(crate) fn remove_unused(environment: &Environment, all: bool) -> Result<(), Failure> {
+    let used = used(environment)?;
+    for name in names(environment)? {
+        if (all || is_anonymous(&name)) && !used.contains(&mountpoint(environment, &name)) {
+            remove(environment, &name)?;
+            report::line(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Containers' anonymous volumes begin with 64 hex digits.
+fn is_anonymous(name: &str) -> bool {
+    name.len() >= 64 && name.bytes().take(64).all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The directories of the host that containers mount.
+fn used(environment: &Environment) -> Result<Vec<String>, Failure> {
+    let all = rrun_runner::container::list(&environment.containers())?;
+    let mounts = all.iter().flat_map(|one| &one.config.mounts);
+    Ok(mounts
+        .filter_map(|mount| match &mount.kind {
+            MountKind::Bind { source } => Some(source.display().to_string()),
+            MountKind::Tmpfs { .. } => None,
+        })
+        .collect())
 }

@@ -57,6 +57,25 @@ pub(crate) enum Seccomp {
     Unconfined,
 }
 
+/// How names of hosts are found.
+#[derive(Debug, Clone)]
+pub(crate) struct Resolver {
+    pub(crate) hosts: Vec<(String, IpAddr)>,
+    pub(crate) servers: Vec<IpAddr>,
+    pub(crate) search: Vec<String>,
+    pub(crate) options: Vec<String>,
+}
+
+/// What the container's processes may do.
+#[derive(Debug, Clone)]
+pub(crate) struct Security {
+    pub(crate) cap_add: Vec<String>,
+    pub(crate) cap_drop: Vec<String>,
+    pub(crate) privileged: bool,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: Seccomp,
+}
+
 /// A container to be made.
 #[derive(Debug, Clone)]
 pub(crate) struct CreateRequest {
@@ -80,15 +99,8 @@ pub(crate) struct CreateRequest {
     pub(crate) host_pid: bool,
     pub(crate) host_ipc: bool,
     pub(crate) host_uts: bool,
-    pub(crate) hosts: Vec<(String, IpAddr)>,
-    pub(crate) dns: Vec<IpAddr>,
-    pub(crate) dns_search: Vec<String>,
-    pub(crate) dns_options: Vec<String>,
-    pub(crate) cap_add: Vec<String>,
-    pub(crate) cap_drop: Vec<String>,
-    pub(crate) privileged: bool,
-    pub(crate) no_new_privileges: bool,
-    pub(crate) seccomp: Seccomp,
+    pub(crate) resolver: Resolver,
+    pub(crate) security: Security,
     pub(crate) read_only: bool,
     pub(crate) tty: bool,
     pub(crate) interactive: bool,
@@ -122,34 +134,7 @@ pub(crate) struct ExecRequest {
 /// Resolves `run` and `create`; `verb` is the one typed, for messages.
 pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest, Failure> {
     let (root, command) = root_and_command(&mut typed, verb)?;
-    let mut env = Variables::default();
-    for file in &typed.env_file {
-        env.file(file)?;
-    }
-    for word in &typed.env {
-        env.word(word)?;
-    }
-    let mut labels = BTreeMap::new();
-    for file in &typed.label_file {
-        for line in lines_of(file)? {
-            add_pair(&mut labels, &line);
-        }
-    }
-    typed
-        .label
-        .iter()
-        .for_each(|word| add_pair(&mut labels, word));
-    let mut annotations = BTreeMap::new();
-    typed
-        .annotation
-        .iter()
-        .for_each(|word| add_pair(&mut annotations, word));
-    let mut sysctls = BTreeMap::new();
-    typed
-        .sysctl
-        .iter()
-        .for_each(|word| add_pair(&mut sysctls, word));
-    let security = Security::parse(&typed.security_opt)?;
+    let env = Variables::parse(&typed.env_file, &typed.env)?;
     if typed
         .userns
         .as_deref()
@@ -159,28 +144,10 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
             "invalid value for --userns: only the default, private, is available",
         ));
     }
+    let labels = labels(&typed)?;
     let mounts = mount::all(&typed)?;
-    let hosts = typed
-        .add_host
-        .iter()
-        .map(|word| host_line(word))
-        .collect::<Result<_, _>>()?;
-    let dns = typed
-        .dns
-        .iter()
-        .map(|word| address(word, "--dns"))
-        .collect::<Result<_, _>>()?;
-    let ulimits = typed
-        .ulimit
-        .iter()
-        .map(|word| ulimit(word))
-        .collect::<Result<_, _>>()?;
-    let shm_size_bytes = match &typed.shm_size {
-        Some(text) => Some(human::parse_bytes(text).ok_or_else(|| {
-            Failure::flags(format!("invalid argument {text:?} for \"--shm-size\""))
-        })?),
-        None => None,
-    };
+    let resolver = Resolver::parse(&typed)?;
+    let security = Security::parse(&typed)?;
     Ok(CreateRequest {
         root,
         command,
@@ -196,7 +163,7 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         env: env.set,
         env_unset: env.unset,
         labels,
-        annotations,
+        annotations: pairs(&typed.annotation),
         workdir: typed.workdir,
         user: typed.user,
         groups: typed.group_add,
@@ -206,23 +173,20 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         host_pid: host_or_private("--pid", typed.pid.as_deref())?,
         host_ipc: host_or_private("--ipc", typed.ipc.as_deref())?,
         host_uts: host_or_private("--uts", typed.uts.as_deref())?,
-        hosts,
-        dns,
-        dns_search: typed.dns_search,
-        dns_options: typed.dns_option,
-        cap_add: typed.cap_add,
-        cap_drop: typed.cap_drop,
-        privileged: typed.privileged,
-        no_new_privileges: security.no_new_privileges,
-        seccomp: security.seccomp,
+        resolver,
+        security,
         read_only: typed.read_only,
         tty: typed.tty,
         interactive: typed.interactive,
         init: typed.init,
         remove: typed.remove,
-        ulimits,
-        sysctls,
-        shm_size_bytes,
+        ulimits: typed
+            .ulimit
+            .iter()
+            .map(|word| ulimit(word))
+            .collect::<Result<_, _>>()?,
+        sysctls: pairs(&typed.sysctl),
+        shm_size_bytes: shm_size(typed.shm_size.as_deref())?,
         stop_signal: typed.stop_signal,
         stop_timeout_s: typed.stop_timeout,
         cidfile: typed.cidfile,
@@ -285,13 +249,7 @@ pub(crate) fn exec(typed: ExecArgs) -> Result<ExecRequest, Failure> {
              Execute a command in a running container",
         ));
     }
-    let mut env = Variables::default();
-    for file in &typed.env_file {
-        env.file(file)?;
-    }
-    for word in &typed.env {
-        env.word(word)?;
-    }
+    let env = Variables::parse(&typed.env_file, &typed.env)?;
     let container = words.remove(0);
     Ok(ExecRequest {
         container,
@@ -306,6 +264,34 @@ pub(crate) fn exec(typed: ExecArgs) -> Result<ExecRequest, Failure> {
     })
 }
 
+fn labels(typed: &CreateArgs) -> Result<BTreeMap<String, String>, Failure> {
+    let mut labels = BTreeMap::new();
+    for file in &typed.label_file {
+        labels.extend(pairs(&lines_of(file)?));
+    }
+    labels.extend(pairs(&typed.label));
+    Ok(labels)
+}
+
+fn shm_size(text: Option<&str>) -> Result<Option<u64>, Failure> {
+    let bad = |text| Failure::flags(format!("invalid argument {text:?} for \"--shm-size\""));
+    text.map(|text| human::parse_bytes(text).ok_or_else(|| bad(text)))
+        .transpose()
+}
+
+impl Resolver {
+    fn parse(typed: &CreateArgs) -> Result<Self, Failure> {
+        let hosts = typed.add_host.iter().map(|word| host_line(word));
+        let servers = typed.dns.iter().map(|word| address(word, "--dns"));
+        Ok(Self {
+            hosts: hosts.collect::<Result<_, _>>()?,
+            servers: servers.collect::<Result<_, _>>()?,
+            search: typed.dns_search.clone(),
+            options: typed.dns_option.clone(),
+        })
+    }
+}
+
 fn engine(text: impl Into<String>) -> Failure {
     Failure::new(ExitCode::ENGINE, text)
 }
@@ -317,6 +303,17 @@ struct Variables {
 }
 
 impl Variables {
+    fn parse(files: &[PathBuf], words: &[String]) -> Result<Self, Failure> {
+        let mut variables = Self::default();
+        for file in files {
+            variables.file(file)?;
+        }
+        for word in words {
+            variables.word(word)?;
+        }
+        Ok(variables)
+    }
+
     fn word(&mut self, word: &str) -> Result<(), Failure> {
         let (name, value) = match word.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
@@ -365,24 +362,24 @@ fn lines_of(path: &Path) -> Result<Vec<String>, Failure> {
         .collect())
 }
 
-fn add_pair(map: &mut BTreeMap<String, String>, word: &str) {
-    let (key, value) = word.split_once('=').unwrap_or((word, ""));
-    map.insert(key.to_owned(), value.to_owned());
-}
-
-#[derive(Debug)]
-struct Security {
-    no_new_privileges: bool,
-    seccomp: Seccomp,
+fn pairs(words: &[String]) -> BTreeMap<String, String> {
+    words
+        .iter()
+        .map(|word| word.split_once('=').unwrap_or((word, "")))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }
 
 impl Security {
-    fn parse(words: &[String]) -> Result<Self, Failure> {
+    fn parse(typed: &CreateArgs) -> Result<Self, Failure> {
         let mut security = Self {
+            cap_add: typed.cap_add.clone(),
+            cap_drop: typed.cap_drop.clone(),
+            privileged: typed.privileged,
             no_new_privileges: false,
             seccomp: Seccomp::Default,
         };
-        for word in words {
+        for word in &typed.security_opt {
             let (key, value) = word.split_once(['=', ':']).unwrap_or((word, "true"));
             match (key, value) {
                 ("no-new-privileges", "true") => security.no_new_privileges = true,
