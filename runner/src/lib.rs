@@ -1,1 +1,49 @@
 //! Runs processes in namespaces: plan, spawn, monitor.
+//!
+//! One direction: a [`ContainerConfig`] is written by [`container::create`]; [`start`] runs the
+//! monitor (`rrun __monitor`, whose body is [`monitor::run`]), which computes a [`Plan`] and makes
+//! the first process, which carries it out. [`attach::run`] speaks to the monitor.
+
+pub mod attach;
+mod caps;
+mod cgroup;
+mod channel;
+mod config;
+pub mod container;
+mod error;
+pub mod exec;
+mod files;
+mod filters;
+pub mod ids;
+mod init;
+mod log;
+pub mod monitor;
+mod mounts;
+pub mod names;
+mod plan;
+mod process;
+mod protocol;
+mod rooted;
+pub mod seccomp;
+mod signals;
+mod state;
+pub mod subid;
+mod sys;
+mod terminal;
+pub mod time;
+mod tree;
+mod users;
+
+pub use caps::{CapSet, UnknownCapability};
+pub use config::{
+    ContainerConfig, IdMap, Limits, Mount, MountKind, Network, Rlimit, Root, Seccomp,
+};
+pub use container::Container;
+pub use error::{Failure, FailureClass, RunnerError};
+pub use log::{Record, Stream};
+pub use monitor::{StartOptions, start};
+pub use plan::{HostFacts, Place, Plan, ProcessSpec, RootSource, Step, environment};
+pub use signals::parse as parse_signal;
+pub use state::{State, Status, monitor_alive, read as read_state};
+pub use terminal::size as terminal_size;
+pub use users::{Identity, resolve as resolve_user};

@@ -1,0 +1,269 @@
+//! What a container is: the data in `config.json`.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::caps::CapSet;
+use crate::error::{At, RunnerError};
+use crate::subid::IdRange;
+
+/// Largest `config.json` read, in bytes: environments and labels are bounded by `ARG_MAX` (2 MiB).
+const CONFIG_BYTES_MAX: u64 = 16 << 20;
+
+/// Everything that is decided about a container before it starts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ContainerConfig {
+    /// 64 hex digits.
+    pub id: String,
+    /// Unique name.
+    pub name: String,
+    /// The image as the user wrote it; opaque here.
+    pub image: String,
+    /// The image's id; opaque here.
+    pub image_id: String,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// Entrypoint and command, joined.
+    pub argv: Vec<String>,
+    /// `KEY=VALUE` lines, in order.
+    pub env: Vec<String>,
+    /// Working directory inside; made when absent. Empty means `/`.
+    pub cwd: String,
+    /// `name|uid[:group|gid]`; empty means root.
+    pub user: String,
+    /// Groups to add to the process, by name or number.
+    pub group_add: Vec<String>,
+    /// Host name inside.
+    pub hostname: String,
+    /// Whether the process gets a terminal.
+    pub tty: bool,
+    /// Whether standard input stays open for attached clients.
+    pub stdin_open: bool,
+    /// What the root directory is.
+    pub root: Root,
+    /// Whether the root directory is mounted read-only.
+    pub read_only: bool,
+    /// Mounts on top of the root.
+    pub mounts: Vec<Mount>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size_bytes: u64,
+    /// Network of the container.
+    pub network: Network,
+    /// How ids inside relate to ids outside.
+    pub id_map: IdMap,
+    /// Capabilities of a root process.
+    pub caps: CapSet,
+    /// Whether everything the host allows is allowed inside.
+    pub privileged: bool,
+    /// System call filter.
+    pub seccomp: Seccomp,
+    /// Whether gaining privileges by set-user-ID files is forbidden.
+    pub no_new_privileges: bool,
+    /// Resource limits; those of the user's wish fail, defaults are clamped.
+    pub rlimits: Vec<Rlimit>,
+    /// Bounds enforced by control groups.
+    pub limits: Limits,
+    /// Signal that asks the process to end, by name (`SIGTERM`) or number; empty means `SIGTERM`.
+    pub stop_signal: String,
+    /// Seconds to wait after the stop signal.
+    pub stop_timeout_s: u32,
+    /// Free-form labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether the container directory goes when the container ends.
+    pub auto_remove: bool,
+    /// The command that runs the id supervisor in squash mode.
+    pub ids_argv: Vec<OsString>,
+    /// Whatever else the caller keeps with a container; not read here.
+    pub extra: BTreeMap<String, serde_json::Value>,
+}
+
+impl Default for ContainerConfig {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            name: String::new(),
+            image: String::new(),
+            image_id: String::new(),
+            created: String::new(),
+            argv: Vec::new(),
+            env: Vec::new(),
+            cwd: String::new(),
+            user: String::new(),
+            group_add: Vec::new(),
+            hostname: String::new(),
+            tty: false,
+            stdin_open: false,
+            root: Root::Dir(PathBuf::new()),
+            read_only: false,
+            mounts: Vec::new(),
+            shm_size_bytes: 64 << 20,
+            network: Network::None,
+            id_map: IdMap::Root,
+            caps: CapSet::docker_default(),
+            privileged: false,
+            seccomp: Seccomp::Default,
+            no_new_privileges: false,
+            rlimits: Vec::new(),
+            limits: Limits::default(),
+            stop_signal: String::new(),
+            stop_timeout_s: 10,
+            labels: BTreeMap::new(),
+            auto_remove: false,
+            ids_argv: Vec::new(),
+            extra: BTreeMap::new(),
+        }
+    }
+}
+
+/// Where the root directory comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Root {
+    /// A directory of the host, used as it is.
+    Dir(PathBuf),
+    /// A FUSE server that the monitor starts; it receives the device on descriptor 3.
+    Fuse {
+        /// The server's command line.
+        server_argv: Vec<OsString>,
+    },
+}
+
+/// One mount on top of the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside the container.
+    pub target: PathBuf,
+    /// What is mounted there.
+    pub kind: MountKind,
+    /// Whether writing is refused.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// What a [`Mount`] mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountKind {
+    /// A file or directory of the host, with all that is mounted below it.
+    Bind {
+        /// Absolute path on the host.
+        source: PathBuf,
+    },
+    /// An empty file system in memory.
+    Tmpfs {
+        /// Mount options as for `mount -o`, split at commas: `size=64m`, `mode=1777`, `noexec`.
+        options: Vec<String>,
+    },
+}
+
+/// Network of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Network {
+    /// A namespace of its own with loopback only.
+    None,
+    /// The host's.
+    Host,
+}
+
+/// How ids inside a container relate to ids outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdMap {
+    /// No user namespace: ids are the host's. Needs root.
+    Root,
+    /// Root inside is the caller; ids from 1 come from these ranges, through `newuidmap`.
+    Range {
+        /// User id ranges of the caller, in order.
+        uids: Vec<IdRange>,
+        /// Group id ranges of the caller, in order.
+        gids: Vec<IdRange>,
+    },
+    /// Only id 0 exists inside, and is the caller.
+    Squash,
+}
+
+/// System call filter of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Seccomp {
+    /// Docker's default profile.
+    Default,
+    /// None, except what squash mode needs.
+    Unconfined,
+}
+
+/// A resource limit; see `getrlimit(2)`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// Lower-case name without prefix: `nofile`.
+    pub kind: String,
+    /// Soft limit; `None` is unlimited.
+    pub soft: Option<u64>,
+    /// Hard limit; `None` is unlimited.
+    pub hard: Option<u64>,
+    /// Whether failing to set it is an error.
+    pub required: bool,
+}
+
+/// Bounds that only control groups can enforce.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    /// Number of tasks.
+    pub pids: Option<u64>,
+    /// Processor time in thousandths of a processor.
+    pub cpu_milli: Option<u64>,
+}
+
+impl Limits {
+    /// Whether any bound is asked for.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.memory_bytes.is_some() || self.pids.is_some() || self.cpu_milli.is_some()
+    }
+}
+
+impl ContainerConfig {
+    /// Reads `config.json` of a container directory.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or is not a configuration.
+    pub fn load(dir: &Path) -> Result<Self, RunnerError> {
+        let path = dir.join("config.json");
+        let bytes = crate::files::read_bounded(&path, CONFIG_BYTES_MAX)
+            .at("read the container configuration", &path)?;
+        serde_json::from_slice(&bytes).map_err(|error| RunnerError::Malformed {
+            path,
+            reason: error.to_string(),
+        })
+    }
+
+    /// Writes `config.json` of a container directory, atomically.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<(), RunnerError> {
+        let path = dir.join("config.json");
+        let bytes = serde_json::to_vec(self).map_err(|error| RunnerError::Malformed {
+            path,
+            reason: error.to_string(),
+        })?;
+        crate::files::write_atomic(dir, "config.json", &bytes)
+    }
+
+    /// Whether the container has a user namespace of its own.
+    #[must_use]
+    pub fn has_user_namespace(&self) -> bool {
+        !matches!(self.id_map, IdMap::Root)
+    }
+}

@@ -1,0 +1,348 @@
+//! Container directories: making, finding, ending and removing them.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::ContainerConfig;
+use crate::error::{At, RunnerError};
+use crate::monitor::wait_readable;
+use crate::state::{self, State, Status};
+use crate::{names, sys};
+
+/// A container as readers see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Its directory.
+    pub dir: PathBuf,
+    /// What it is.
+    pub config: ContainerConfig,
+    /// What it does.
+    pub state: State,
+}
+
+/// The id of a container directory: its name.
+pub(crate) fn id_of(dir: &Path) -> String {
+    dir.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn make_private_dir(path: &Path) -> io::Result<()> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a container directory with its configuration and takes its name, all or nothing.
+///
+/// # Errors
+///
+/// When the name is taken or bad, or the directory cannot be written.
+pub fn create(containers: &Path, config: &ContainerConfig) -> Result<PathBuf, RunnerError> {
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(containers)
+        .at("make", containers)?;
+    let dir = containers.join(&config.id);
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&dir)
+        .at("make the container", &dir)?;
+    let fill = || -> Result<(), RunnerError> {
+        let point = dir.join(crate::init::MOUNT_POINT);
+        make_private_dir(&point).at("make", point)?;
+        config.save(&dir)?;
+        if config.name.is_empty() {
+            Ok(())
+        } else {
+            names::take(containers, &config.name, &config.id)
+        }
+    };
+    if let Err(error) = fill() {
+        // What matters is why it failed, not that debris is left.
+        let _left = std::fs::remove_dir_all(&dir);
+        return Err(error);
+    }
+    Ok(dir)
+}
+
+/// How long a killed process may take to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+fn kill_server(state: &State) {
+    if let Some((_, pidfd)) = state::open_process(state.server_pid, state.server_start) {
+        let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+    }
+}
+
+/// Sends a signal to the container's first process.
+///
+/// # Errors
+///
+/// When it does not run.
+pub fn kill(dir: &Path, signal: i32) -> Result<(), RunnerError> {
+    let state = state::read(dir)?;
+    let not_running = || RunnerError::NotRunning(id_of(dir));
+    if !matches!(state.status, Status::Running | Status::Paused) {
+        return Err(not_running());
+    }
+    let (_, pidfd) = state::open_init(&state).ok_or_else(not_running)?;
+    // Under a version 1 freezer even SIGKILL waits.
+    if signal == libc::SIGKILL && state.status == Status::Paused {
+        unpause(dir)?;
+    }
+    match sys::pidfd_signal(pidfd.as_fd(), signal) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(not_running()),
+        other => other.at("send a signal to", dir),
+    }
+}
+
+/// Asks the container to end with its stop signal, and makes it end after `timeout`.
+///
+/// Does nothing when it does not run.
+///
+/// # Errors
+///
+/// When it still runs at the end.
+pub fn stop(dir: &Path, timeout: Duration) -> Result<(), RunnerError> {
+    let config = ContainerConfig::load(dir)?;
+    let signal = crate::signals::parse(&config.stop_signal).unwrap_or(libc::SIGTERM);
+    let ended = |error: RunnerError| {
+        if matches!(error, RunnerError::NotRunning(_)) {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    };
+    kill(dir, signal).or_else(ended)?;
+    if wait_end(dir, Some(timeout))? {
+        return Ok(());
+    }
+    kill(dir, libc::SIGKILL).or_else(ended)?;
+    if wait_end(dir, Some(GRACE))? {
+        return Ok(());
+    }
+    // A process that waits for a file system that does not answer cannot even be killed.
+    kill_server(&state::read_claim(dir)?);
+    if wait_end(dir, Some(GRACE))? {
+        return Ok(());
+    }
+    Err(RunnerError::Running(id_of(dir)))
+}
+
+/// Waits until the container has ended and returns its exit code.
+///
+/// # Errors
+///
+/// When its state cannot be read.
+pub fn wait(dir: &Path) -> Result<i32, RunnerError> {
+    wait_end(dir, None)?;
+    match state::read(dir) {
+        Ok(state) => Ok(state.exit_code),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for the monitor's end, since it writes the last state; true when there is none any more.
+fn wait_end(dir: &Path, timeout: Option<Duration>) -> Result<bool, RunnerError> {
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let state = state::read_claim(dir)?;
+    let monitor = Pid::from_raw(state.monitor_pid)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .filter(|_| state::start_time(state.monitor_pid) == state.monitor_start);
+    let (Some(monitor), true) = (monitor, state.monitor_start != 0) else {
+        return Ok(true);
+    };
+    let millis = timeout.map_or(u32::MAX, |t| {
+        u32::try_from(t.as_millis()).unwrap_or(u32::MAX)
+    });
+    Ok(wait_readable(monitor.as_fd(), millis))
+}
+
+/// Removes a container; a running one only with `force`, which kills it first.
+///
+/// # Errors
+///
+/// When it runs, or its files cannot be removed.
+pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
+    let state = state::read(dir)?;
+    if matches!(state.status, Status::Running | Status::Paused) {
+        if !force {
+            return Err(RunnerError::Running(id_of(dir)));
+        }
+        stop(dir, Duration::ZERO)?;
+    }
+    if force && state.status == Status::Created && state::monitor_alive(dir)? {
+        end_starting(dir)?;
+    }
+    cleanup(dir)?;
+    let Some(_lock) = state::take_lock(dir)? else {
+        return Err(RunnerError::Running(id_of(dir)));
+    };
+    match ContainerConfig::load(dir) {
+        Ok(config) => remove_files(dir, &config),
+        // A damaged container must be removable.
+        Err(_) => remove_files(
+            dir,
+            &ContainerConfig {
+                id: id_of(dir),
+                ..Default::default()
+            },
+        ),
+    }
+}
+
+/// Ends a start that is under way, or hangs.
+fn end_starting(dir: &Path) -> Result<(), RunnerError> {
+    let claim = state::read_claim(dir)?;
+    kill_server(&claim);
+    if wait_end(dir, Some(GRACE))? {
+        return Ok(());
+    }
+    let monitor = state::open_process(claim.monitor_pid, claim.monitor_start);
+    if let Some((_, pidfd)) = monitor {
+        let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+        wait_readable(pidfd.as_fd(), 5000);
+    }
+    Ok(())
+}
+
+/// Finishes what a killed monitor left: the first process, control groups, the socket, the state.
+///
+/// # Errors
+///
+/// When the corrected state cannot be written.
+pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
+    let claim = state::read_claim(dir)?;
+    let truth = state::read(dir)?;
+    let dead =
+        truth.status == Status::Exited && matches!(claim.status, Status::Running | Status::Paused);
+    if !dead {
+        return Ok(());
+    }
+    if claim.boot_id == state::boot_id()
+        && let Some((_, pidfd)) = state::open_init(&claim)
+    {
+        let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+        if !wait_readable(pidfd.as_fd(), 5000) {
+            kill_server(&claim);
+            wait_readable(pidfd.as_fd(), 5000);
+        }
+    }
+    crate::cgroup::remove(&id_of(dir), &claim.cgroups);
+    let _gone = std::fs::remove_file(dir.join(crate::monitor::SOCKET));
+    let state = State {
+        pid: 0,
+        server_pid: 0,
+        cgroups: Vec::new(),
+        finished_at: crate::time::now(),
+        ..truth
+    };
+    state::write(dir, &state)
+}
+
+/// Removes name and directory of a container whose lock the caller holds.
+pub(crate) fn remove_files(dir: &Path, config: &ContainerConfig) -> Result<(), RunnerError> {
+    if let Some(containers) = dir.parent()
+        && !config.name.is_empty()
+    {
+        names::release(containers, &config.name, &config.id)?;
+    }
+    crate::tree::remove(dir).at("remove", dir)
+}
+
+/// All containers, in no order; directories that are no container are passed over.
+///
+/// # Errors
+///
+/// When the directory cannot be read.
+pub fn list(containers: &Path) -> Result<Vec<Container>, RunnerError> {
+    let entries = match std::fs::read_dir(containers) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).at("list", containers),
+    };
+    Ok(entries
+        .filter_map(Result::ok)
+        .filter(|entry| names::is_id(&entry.file_name().to_string_lossy()))
+        // A container may go while we look.
+        .filter_map(|entry| load(&entry.path()).ok())
+        .collect())
+}
+
+/// One container.
+///
+/// # Errors
+///
+/// When its configuration or state cannot be read.
+pub fn load(dir: &Path) -> Result<Container, RunnerError> {
+    Ok(Container {
+        dir: dir.to_owned(),
+        config: ContainerConfig::load(dir)?,
+        state: state::read(dir)?,
+    })
+}
+
+/// Freezes all processes of the container.
+///
+/// # Errors
+///
+/// When it does not run, or the host gave it no control group.
+pub fn pause(dir: &Path) -> Result<(), RunnerError> {
+    crate::cgroup::freeze(dir, true)
+}
+
+/// Lets the processes of a frozen container go on.
+///
+/// # Errors
+///
+/// As [`pause`].
+pub fn unpause(dir: &Path) -> Result<(), RunnerError> {
+    crate::cgroup::freeze(dir, false)
+}
+
+/// Host ids of the processes in the container, the first one first.
+///
+/// # Errors
+///
+/// When it does not run, or `/proc` cannot be read.
+pub fn processes(dir: &Path) -> Result<Vec<i32>, RunnerError> {
+    let state = state::read(dir)?;
+    let not_running = || RunnerError::NotRunning(id_of(dir));
+    let (init, _pidfd) = state::open_init(&state).ok_or_else(not_running)?;
+    let init = init.as_raw_nonzero().get();
+    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace(init).ok_or_else(not_running)?;
+    let mut found: Vec<i32> = std::fs::read_dir("/proc")
+        .at("list", "/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| *pid != init && namespace(*pid).as_ref() == Some(&own))
+        .collect();
+    found.sort_unstable();
+    found.insert(0, init);
+    Ok(found)
+}
+
+/// Makes the container's mounts write what they hold in memory, so that readers of its files from
+/// outside see it. Does nothing for a container that does not run.
+///
+/// # Errors
+///
+/// Those of `syncfs(2)`.
+pub fn sync(dir: &Path) -> Result<(), RunnerError> {
+    let state = state::read(dir)?;
+    let Some((pid, _pidfd)) = state::open_init(&state) else {
+        return Ok(());
+    };
+    let path = format!("/proc/{}/root", pid.as_raw_nonzero());
+    match std::fs::File::open(&path) {
+        Ok(root) => rustix::fs::syncfs(&root).at("write back the files of", dir),
+        // Not dumpable or just gone: there is no other way in.
+        Err(_) => Ok(()),
+    }
+}

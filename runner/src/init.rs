@@ -1,0 +1,522 @@
+//! Carries out a [`Plan`](crate::plan::Plan) as the container's first process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, mkdirat, openat, symlinkat};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
+use rustix::process::Signal;
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::channel::{self, Message};
+use crate::config::{Mount, MountKind, Rlimit};
+use crate::error::{Failure, Step as _};
+use crate::plan::{Place, RootSource, Step};
+use crate::{mounts, process, rooted, sys};
+
+/// The directory in the container directory on which the root is mounted, in init's namespace.
+pub(crate) const MOUNT_POINT: &str = "root";
+/// Magic number of procfs. Source: `statfs(2)`.
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+/// What init inherits from the monitor.
+#[derive(Debug)]
+pub(crate) struct Line<'a> {
+    /// To the monitor.
+    pub(crate) monitor: BorrowedFd<'a>,
+    /// To the file-system server.
+    pub(crate) server: Option<BorrowedFd<'a>>,
+    /// Standard streams, when there is no terminal.
+    pub(crate) streams: Option<[BorrowedFd<'a>; 3]>,
+    /// The `cgroup.procs` of the container's groups.
+    pub(crate) cgroups: &'a [File],
+    /// The system call filters.
+    pub(crate) filters: &'a crate::filters::Filters,
+}
+
+/// What the steps so far have made.
+#[derive(Debug, Default)]
+struct Made {
+    root: Option<OwnedFd>,
+    proc: Option<OwnedFd>,
+    sys: Option<OwnedFd>,
+    dev: Option<OwnedFd>,
+    pts: Option<OwnedFd>,
+    terminal: Option<OwnedFd>,
+    /// An empty read-only directory, mounted over what is hidden.
+    empty: Option<OwnedFd>,
+}
+
+/// Runs all steps; returns only when one failed.
+pub(crate) fn run(steps: &[Step], line: &Line<'_>) -> Failure {
+    let mut made = Made::default();
+    // Until the process executes; changes of identity clear it, so it is asked for again.
+    let _cleared_later = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    // Modes given below are meant as they are.
+    rustix::process::umask(Mode::empty());
+    for step in steps {
+        if let Err(failure) = carry_out(step, line, &mut made) {
+            return failure;
+        }
+    }
+    Failure::setup("the plan has no command to execute")
+}
+
+fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
+    match step {
+        Step::EnterCgroups => enter_cgroups(line),
+        Step::BecomeMappedRoot => become_mapped_root(line),
+        Step::MakeMountsPrivate => rustix::mount::mount_change(
+            "/",
+            MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+        )
+        .step("make the mounts private"),
+        Step::MountRoot(source) => mount_root(source, line, made),
+        Step::MountProc => {
+            let mount = mounts::new("proc", &[], mounts::INERT).step("mount /proc")?;
+            made.proc = Some(attach_top(made, mount, "proc")?);
+            Ok(())
+        }
+        Step::MountSys {
+            bind_host,
+            read_only,
+        } => mount_sys(*bind_host, *read_only, made),
+        Step::MountCgroup { read_only } => {
+            mount_cgroup(*read_only, made);
+            Ok(())
+        }
+        Step::MountDev { .. } => mount_dev(step, made),
+        Step::OpenTerminal => open_terminal(line, made),
+        Step::Mount(mount) => {
+            user_mount(mount, made).map_err(|failure| Failure::setup(failure.text))
+        }
+        Step::Mask(place, path) => {
+            mask(*place, path, made).step(format_args!("hide {path} of {place:?}"))
+        }
+        Step::ReadOnly(place, path) => {
+            read_only(*place, path, made).step(format_args!("protect {path} of {place:?}"))
+        }
+        Step::ReadOnlyRoot => {
+            mounts::set_read_only(root(made)?, false).step("make the root read-only")
+        }
+        Step::PivotRoot => pivot_root(made),
+        Step::LoopbackUp => loopback_up().step("bring the loopback interface up"),
+        Step::SetHostname(name) => {
+            rustix::system::sethostname(name.as_bytes()).step("set the host name")
+        }
+        Step::SetRlimit(limit) => set_rlimit(limit),
+        Step::Execute(spec) => {
+            let terminal = made.terminal.take();
+            *made = Made::default();
+            let streams = process::Streams {
+                terminal,
+                pipes: line.streams,
+                dies_with_parent: true,
+            };
+            Err(process::execute(spec, &streams, line.filters, line.monitor))
+        }
+    }
+}
+
+fn root(made: &Made) -> Result<BorrowedFd<'_>, Failure> {
+    made.root
+        .as_ref()
+        .map(AsFd::as_fd)
+        .ok_or_else(|| Failure::setup("no root is mounted"))
+}
+
+fn enter_cgroups(line: &Line<'_>) -> Result<(), Failure> {
+    for door in line.cgroups {
+        rustix::io::write(door, b"0").step("enter the control group")?;
+    }
+    sys::unshare(sys::CLONE_NEWCGROUP).step("make the cgroup namespace")
+}
+
+fn become_mapped_root(line: &Line<'_>) -> Result<(), Failure> {
+    match channel::receive(line.monitor).step("wait for the id map")? {
+        Some((Message::IdMapWritten, _)) => {}
+        _ => {
+            return Err(Failure::setup(
+                "the monitor ended before the id map was written",
+            ));
+        }
+    }
+    become_root()
+}
+
+/// Becomes root of the current user namespace.
+pub(crate) fn become_root() -> Result<(), Failure> {
+    let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+    set_thread_res_gid(gid, gid, gid).step("become the mapped root group")?;
+    // Refused where setgroups is denied; then the groups stay, unmapped.
+    let _ignored = set_thread_groups(&[]);
+    set_thread_res_uid(uid, uid, uid).step("become the mapped root user")?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .step("ask to die with the monitor")
+}
+
+fn mount_root(source: &RootSource, line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
+    let mount = match source {
+        RootSource::Dir(path) => mounts::copy_path(path)
+            .step(format_args!("use the root directory {}", path.display()))?,
+        RootSource::Fuse => mount_fuse(line)?,
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let point = openat(CWD, MOUNT_POINT, flags, Mode::empty()).step("open the mount point")?;
+    mounts::attach(mount.as_fd(), point.as_fd()).step("attach the root")?;
+    made.root = Some(mount);
+    Ok(())
+}
+
+fn mount_fuse(line: &Line<'_>) -> Result<OwnedFd, Failure> {
+    let server = line
+        .server
+        .ok_or_else(|| Failure::setup("no file-system server was started"))?;
+    let device = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .step("open /dev/fuse (the kernel module must be loaded and the device writable)")?;
+    let number = std::os::fd::AsRawFd::as_raw_fd(&device).to_string();
+    let options = [
+        ("source", "rrun"),
+        ("fd", number.as_str()),
+        ("rootmode", "40000"),
+        ("user_id", "0"),
+        ("group_id", "0"),
+        ("allow_other", ""),
+        ("default_permissions", ""),
+    ];
+    let mount =
+        mounts::new("fuse", &options, MountAttrFlags::empty()).step("mount the file system")?;
+    channel::send_bytes(server, b"fuse", &[device.as_fd()])
+        .step("hand the file system to its server")?;
+    Ok(mount)
+}
+
+/// Attaches a mount on a top directory of the root that must be a true directory.
+fn attach_top(made: &Made, mount: OwnedFd, name: &str) -> Result<OwnedFd, Failure> {
+    let point = rooted::top_dir(root(made)?, name)
+        .step(format_args!("use /{name} of the image as a directory"))?;
+    mounts::attach(mount.as_fd(), point.as_fd()).step(format_args!("mount /{name}"))?;
+    Ok(mount)
+}
+
+fn mount_sys(bind_host: bool, read_only: bool, made: &mut Made) -> Result<(), Failure> {
+    let mount = if bind_host {
+        mounts::copy_path(Path::new("/sys"))
+    } else {
+        mounts::new("sysfs", &[], mounts::INERT)
+    }
+    .step("mount /sys")?;
+    if read_only {
+        mounts::set_read_only(&mount, bind_host).step("make /sys read-only")?;
+    }
+    made.sys = Some(attach_top(made, mount, "sys")?);
+    Ok(())
+}
+
+/// Not every host lets a container see its cgroup; one without works as well.
+fn mount_cgroup(read_only: bool, made: &Made) {
+    let mount = || -> io::Result<()> {
+        let missing = || io::Error::from_raw_os_error(libc::ENOENT);
+        let sys = made.sys.as_ref().ok_or_else(missing)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let point = openat(sys, "fs/cgroup", flags, Mode::empty())?;
+        let mount = mounts::new("cgroup2", &[], mounts::INERT)?;
+        if read_only {
+            mounts::set_read_only(&mount, false)?;
+        }
+        mounts::attach(mount.as_fd(), point.as_fd())
+    };
+    let _ignored = mount();
+}
+
+fn mount_dev(step: &Step, made: &mut Made) -> Result<(), Failure> {
+    let Step::MountDev {
+        bind_nodes,
+        nodes,
+        links,
+        tty_gid,
+        shm_size_bytes,
+    } = step
+    else {
+        return Ok(());
+    };
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let options = [("mode", "755"), ("size", "65536k")];
+    let dev = mounts::new("tmpfs", &options, attributes).step("mount /dev")?;
+    let dev = attach_top(made, dev, "dev")?;
+    for (name, major, minor) in nodes {
+        if *bind_nodes {
+            bind_node(&dev, name, *major, *minor)
+        } else {
+            make_node(&dev, name, *major, *minor)
+        }
+        .step(format_args!("make /dev/{name}"))?;
+    }
+    for (name, target) in links {
+        symlinkat(target, &dev, name).step(format_args!("make /dev/{name}"))?;
+    }
+    let shm_size = shm_size_bytes.to_string();
+    let shm = mounts::new(
+        "tmpfs",
+        &[("mode", "1777"), ("size", &shm_size)],
+        mounts::INERT,
+    )
+    .step("mount /dev/shm")?;
+    attach_dev(&dev, &shm, "shm").step("mount /dev/shm")?;
+    if let Ok(queue) = mounts::new("mqueue", &[], mounts::INERT) {
+        attach_dev(&dev, &queue, "mqueue").step("mount /dev/mqueue")?;
+    }
+    let pts = new_devpts(*tty_gid).step("mount /dev/pts")?;
+    attach_dev(&dev, &pts, "pts").step("mount /dev/pts")?;
+    made.pts = Some(pts);
+    made.dev = Some(dev);
+    Ok(())
+}
+
+fn new_devpts(tty_gid: Option<u32>) -> io::Result<OwnedFd> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let plain = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+    if let Some(gid) = tty_gid {
+        let gid = gid.to_string();
+        let with_group = [plain[0], plain[1], plain[2], ("gid", gid.as_str())];
+        // The group may lie outside the id map.
+        if let Ok(pts) = mounts::new("devpts", &with_group, attributes) {
+            return Ok(pts);
+        }
+    }
+    mounts::new("devpts", &plain, attributes)
+}
+
+fn attach_dev(dev: &OwnedFd, mount: &OwnedFd, name: &str) -> io::Result<()> {
+    mkdirat(dev, name, Mode::from_raw_mode(0o755))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let point = openat(dev, name, flags, Mode::empty())?;
+    mounts::attach(mount.as_fd(), point.as_fd())
+}
+
+fn make_node(dev: &OwnedFd, name: &str, major: u32, minor: u32) -> io::Result<()> {
+    let mode = Mode::from_raw_mode(0o666);
+    let device = rustix::fs::makedev(major, minor);
+    match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, device) {
+        Err(rustix::io::Errno::PERM) => bind_node(dev, name, major, minor),
+        other => Ok(other?),
+    }
+}
+
+fn bind_node(dev: &OwnedFd, name: &str, major: u32, minor: u32) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let source = openat(CWD, Path::new("/dev").join(name), flags, Mode::empty())?;
+    check_device(&source, major, minor)?;
+    let copy = mounts::copy(source.as_fd(), false)?;
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    drop(openat(dev, name, flags, Mode::from_raw_mode(0o666))?);
+    let point = openat(dev, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    mounts::attach(copy.as_fd(), point.as_fd())
+}
+
+fn check_device(fd: &OwnedFd, want_major: u32, want_minor: u32) -> io::Result<()> {
+    let stat = fstat(fd)?;
+    let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if device && major(stat.st_rdev) == want_major && minor(stat.st_rdev) == want_minor {
+        Ok(())
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENODEV))
+    }
+}
+
+fn open_terminal(line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
+    let pts = made
+        .pts
+        .as_ref()
+        .ok_or_else(|| Failure::setup("no devpts is mounted"))?;
+    let (master, slave) = process::new_terminal(pts.as_fd()).step("open a terminal")?;
+    if let Some(dev) = &made.dev {
+        bind_console(dev, &slave).step("make /dev/console")?;
+    }
+    channel::send(
+        line.monitor,
+        &Message::Terminal,
+        &[master.as_fd(), slave.as_fd()],
+    )
+    .step("hand the terminal to the monitor")?;
+    made.terminal = Some(slave);
+    Ok(())
+}
+
+fn bind_console(dev: &OwnedFd, slave: &OwnedFd) -> io::Result<()> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    drop(openat(dev, "console", flags, Mode::from_raw_mode(0o600))?);
+    let point = openat(
+        dev,
+        "console",
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let copy = mounts::copy(slave.as_fd(), false)?;
+    mounts::attach(copy.as_fd(), point.as_fd())
+}
+
+fn user_mount(mount: &Mount, made: &Made) -> Result<(), Failure> {
+    let root = root(made)?;
+    let target = mount.target.display();
+    match &mount.kind {
+        MountKind::Bind { source } => {
+            let what = format!("mount {} on {target}", source.display());
+            let copy = mounts::copy_path(source).step(&what)?;
+            if mount.read_only {
+                mounts::set_read_only(&copy, true).step(&what)?;
+            }
+            let stat = fstat(&copy).step(&what)?;
+            let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            let point = if directory {
+                rooted::make_dirs(root, &mount.target)
+            } else {
+                rooted::make_file(root, &mount.target)
+            }
+            .step(&what)?;
+            check_mount_point(&point).step(&what)?;
+            mounts::attach(copy.as_fd(), point.as_fd()).step(&what)
+        }
+        MountKind::Tmpfs { options } => {
+            let what = format!("mount tmpfs on {target}");
+            let (attributes, options, read_only) = mounts::split_options(options);
+            let fresh = mounts::new("tmpfs", &options, attributes).step(&what)?;
+            if read_only || mount.read_only {
+                mounts::set_read_only(&fresh, false).step(&what)?;
+            }
+            let point = rooted::make_dirs(root, &mount.target).step(&what)?;
+            check_mount_point(&point).step(&what)?;
+            mounts::attach(fresh.as_fd(), point.as_fd()).step(&what)
+        }
+    }
+}
+
+/// A mount on a path of procfs would fake what processes are told of themselves.
+fn check_mount_point(point: &OwnedFd) -> io::Result<()> {
+    if sys::filesystem_magic(point.as_fd())? == PROC_SUPER_MAGIC {
+        return Err(io::Error::other("the target is inside /proc"));
+    }
+    Ok(())
+}
+
+fn place(place: Place, made: &Made) -> io::Result<&OwnedFd> {
+    match place {
+        Place::Proc => made.proc.as_ref(),
+        Place::Sys => made.sys.as_ref(),
+    }
+    .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))
+}
+
+/// Opens a path of our own pseudo file system; `None` when this kernel has no such path.
+fn open_place(fd: &OwnedFd, path: &str) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(fd, path, flags, Mode::empty()) {
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::ACCESS) => {
+            Ok(None)
+        }
+        other => Ok(Some(other?)),
+    }
+}
+
+fn mask(where_: Place, path: &str, made: &mut Made) -> io::Result<()> {
+    let Some(point) = open_place(place(where_, made)?, path)? else {
+        return Ok(());
+    };
+    if FileType::from_raw_mode(fstat(&point)?.st_mode) != FileType::Directory {
+        let missing = || io::Error::from_raw_os_error(libc::ENOENT);
+        let dev = made.dev.as_ref().ok_or_else(missing)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let null = openat(dev, "null", flags, Mode::empty())?;
+        check_device(&null, 1, 3)?;
+        return mounts::attach(mounts::copy(null.as_fd(), false)?.as_fd(), point.as_fd());
+    }
+    if let Some(empty) = &made.empty {
+        return mounts::attach(mounts::copy(empty.as_fd(), false)?.as_fd(), point.as_fd());
+    }
+    let options = [("mode", "555"), ("nr_inodes", "1"), ("size", "4k")];
+    let empty = mounts::new("tmpfs", &options, mounts::INERT)?;
+    mounts::set_read_only(&empty, false)?;
+    mounts::attach(empty.as_fd(), point.as_fd())?;
+    made.empty = Some(empty);
+    Ok(())
+}
+
+fn read_only(where_: Place, path: &str, made: &Made) -> io::Result<()> {
+    let Some(point) = open_place(place(where_, made)?, path)? else {
+        return Ok(());
+    };
+    let copy = mounts::copy(point.as_fd(), true)?;
+    mounts::set_read_only(&copy, true)?;
+    mounts::attach(copy.as_fd(), point.as_fd())
+}
+
+fn pivot_root(made: &mut Made) -> Result<(), Failure> {
+    rustix::process::fchdir(root(made)?).step("enter the new root")?;
+    rustix::process::pivot_root(".", ".").step("pivot to the new root")?;
+    rustix::mount::unmount(".", UnmountFlags::DETACH).step("drop the old root")?;
+    rustix::process::chdir("/").step("enter the new root")
+}
+
+fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    sys::loopback_up(socket.as_fd())
+}
+
+fn set_rlimit(limit: &Rlimit) -> Result<(), Failure> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let kinds = [
+        ("as", Resource::As),
+        ("core", Resource::Core),
+        ("cpu", Resource::Cpu),
+        ("data", Resource::Data),
+        ("fsize", Resource::Fsize),
+        ("memlock", Resource::Memlock),
+        ("msgqueue", Resource::Msgqueue),
+        ("nice", Resource::Nice),
+        ("nofile", Resource::Nofile),
+        ("nproc", Resource::Nproc),
+        ("rss", Resource::Rss),
+        ("rtprio", Resource::Rtprio),
+        ("rttime", Resource::Rttime),
+        ("sigpending", Resource::Sigpending),
+        ("stack", Resource::Stack),
+    ];
+    let Some((_, kind)) = kinds.iter().find(|(name, _)| *name == limit.kind) else {
+        return Err(Failure::setup(format!(
+            "unknown resource limit {}",
+            limit.kind
+        )));
+    };
+    let wanted = rustix::process::Rlimit {
+        current: limit.soft,
+        maximum: limit.hard,
+    };
+    match setrlimit(*kind, wanted) {
+        Ok(()) => Ok(()),
+        Err(error) if limit.required => {
+            Err(error).step(format_args!("set the resource limit {}", limit.kind))
+        }
+        Err(_) => {
+            let now = getrlimit(*kind);
+            let least =
+                |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a.min(b)).or(a).or(b);
+            let hard = least(limit.hard, now.maximum);
+            let clamped = rustix::process::Rlimit {
+                current: least(limit.soft, hard),
+                maximum: hard,
+            };
+            setrlimit(*kind, clamped).step(format_args!("set the resource limit {}", limit.kind))
+        }
+    }
+}

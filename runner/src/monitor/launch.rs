@@ -1,0 +1,425 @@
+//! From a configuration to a running container.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::{Child, SERVER_LOG, StartOptions, wait_readable};
+use crate::channel::{self, Message};
+use crate::config::{ContainerConfig, IdMap, Root};
+use crate::error::{At, Failure, RunnerError};
+use crate::filters::Filters;
+use crate::log::LogWriter;
+use crate::plan::{HostFacts, Plan, ProcessSpec};
+use crate::state::{self, State, Status};
+use crate::subid::{IdRange, map_lines};
+use crate::{init, sys};
+
+/// How long the server may take to end after its mount is gone, in milliseconds.
+pub(super) const SERVER_END_MS: u32 = 5000;
+
+/// What init meets when its file-system server is gone: `EPIPE`, `ENOTCONN`, `ECONNABORTED`.
+const SERVER_GONE: [&str; 3] = ["os error 32)", "os error 107)", "os error 103)"];
+
+/// A container that runs, as its monitor holds it.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) dir: PathBuf,
+    pub(super) config: ContainerConfig,
+    pub(super) state: State,
+    pub(super) init: Child,
+    pub(super) server: Option<Child>,
+    pub(super) supervisor: Option<Child>,
+    /// Standard output and error, or the terminal alone.
+    pub(super) outputs: [Option<OwnedFd>; 2],
+    /// The writing end of standard input; with a terminal, its slave side, held so that it
+    /// never hangs up.
+    pub(super) input: Option<OwnedFd>,
+    pub(super) tty: bool,
+    pub(super) attached: Option<OwnedFd>,
+    pub(super) log: LogWriter,
+    pub(super) signals: OwnedFd,
+    pub(super) warnings: Vec<String>,
+    /// Held for life: tells everybody that the monitor lives.
+    pub(super) _lock: File,
+}
+
+/// Near and far sides of the standard streams.
+struct Pipes {
+    near: [Option<OwnedFd>; 3],
+    far: [OwnedFd; 3],
+}
+
+pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError> {
+    let (options, attached) = match channel::receive(line).at("read the start options of", dir)? {
+        Some((Message::Start(options), fds)) => (options, fds.into_iter().next()),
+        _ => {
+            return Err(RunnerError::Failed(Failure::setup(
+                "no start options were sent",
+            )));
+        }
+    };
+    let lock =
+        state::take_lock(dir)?.ok_or_else(|| RunnerError::Running(crate::container::id_of(dir)))?;
+    let config = ContainerConfig::load(dir)?;
+    let signals = sys::signal_fd(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE])
+        .at("catch signals for", dir)?;
+    rustix::process::chdir(dir).at("enter", dir)?;
+    let log = LogWriter::open(&dir.join("log.json")).at("open the log of", dir)?;
+    let (server, state) = claim(dir, &config)?;
+    let started = start_processes(dir, &config, &options, server);
+    let mut started = match started {
+        Ok(started) => started,
+        Err(error) => {
+            let failed = State {
+                status: Status::Created,
+                exit_code: error.exit_code(),
+                error: error.to_string(),
+                finished_at: crate::time::now(),
+                ..State::default()
+            };
+            // The start error matters more than a state that cannot be written.
+            let _unwritten = state::write(dir, &failed);
+            return Err(error);
+        }
+    };
+    let pid = started.init.pid.as_raw_nonzero().get();
+    let state = State {
+        status: Status::Running,
+        pid,
+        pid_start: state::start_time(pid),
+        started_at: crate::time::now(),
+        cgroups: std::mem::take(&mut started.cgroups),
+        ..state
+    };
+    if let Err(error) = state::write(dir, &state) {
+        started.init.signal(libc::SIGKILL);
+        return Err(error);
+    }
+    Ok(Running {
+        dir: dir.to_owned(),
+        tty: config.tty,
+        config,
+        state,
+        init: started.init,
+        server: started.server,
+        supervisor: started.supervisor,
+        outputs: started.outputs,
+        input: started.input,
+        attached,
+        log,
+        signals,
+        warnings: started.warnings,
+        _lock: lock,
+    })
+}
+
+/// Starts the server and says in the state who is starting: what hangs can then be ended by
+/// whoever removes the container.
+fn claim(dir: &Path, config: &ContainerConfig) -> Result<(Option<Server>, State), RunnerError> {
+    let monitor_pid = rustix::process::getpid().as_raw_nonzero().get();
+    let mut state = State {
+        monitor_pid,
+        monitor_start: state::start_time(monitor_pid),
+        boot_id: state::boot_id(),
+        ..State::default()
+    };
+    let server = start_server(dir, config)?;
+    if let Some(server) = &server {
+        state.server_pid = server.child.pid.as_raw_nonzero().get();
+        state.server_start = state::start_time(state.server_pid);
+    }
+    state::write(dir, &state)?;
+    Ok((server, state))
+}
+
+struct Started {
+    init: Child,
+    server: Option<Child>,
+    supervisor: Option<Child>,
+    outputs: [Option<OwnedFd>; 2],
+    input: Option<OwnedFd>,
+    cgroups: Vec<PathBuf>,
+    warnings: Vec<String>,
+}
+
+fn start_processes(
+    dir: &Path,
+    config: &ContainerConfig,
+    options: &StartOptions,
+    server: Option<Server>,
+) -> Result<Started, RunnerError> {
+    let host = HostFacts::detect();
+    let plan = Plan::new(config, &host);
+    let (server, server_line) = server.map(|server| (server.child, server.line)).unzip();
+    let filters = Filters::prepare(&ProcessSpec::main(config), !config.ids_argv.is_empty());
+    let pipes = if config.tty {
+        None
+    } else {
+        Some(make_pipes(config).at("make the streams of", dir)?)
+    };
+    let (ours, theirs) = channel::pair().at("make a line to the first process of", dir)?;
+    let groups = crate::cgroup::make(config);
+    let forked = sys::fork(plan.namespaces).at("make the namespaces of", dir)?;
+    let pid = match forked {
+        sys::Fork::Child => {
+            drop(ours);
+            let streams = pipes
+                .as_ref()
+                .map(|pipes| pipes.far.each_ref().map(|fd| fd.as_fd()));
+            let line = init::Line {
+                monitor: theirs.as_fd(),
+                server: server_line.as_ref().map(AsFd::as_fd),
+                streams,
+                cgroups: &groups.doors,
+                filters: &filters,
+            };
+            let failure = init::run(&plan.steps, &line);
+            let _gone = channel::send(theirs.as_fd(), &Message::Failed(failure), &[]);
+            sys::exit_now(125);
+        }
+        sys::Fork::Parent(pid) => pid,
+    };
+    drop(theirs);
+    drop(server_line);
+    let init = Child::new(pid).at("watch the first process of", dir)?;
+    let crate::cgroup::Groups {
+        dirs: cgroups,
+        warnings,
+        doors,
+    } = groups;
+    drop(doors);
+    let outcome = write_id_map(config, &host, pid, ours.as_fd())
+        .and_then(|()| await_exec(config, options, &init, ours.as_fd()));
+    let (terminal, supervisor) = match outcome {
+        Ok(parts) => parts,
+        Err(error) => {
+            init.signal(libc::SIGKILL);
+            init.reap();
+            crate::cgroup::remove(&config.id, &cgroups);
+            return Err(server_error(dir, server.as_ref(), &error).unwrap_or(error));
+        }
+    };
+    let (outputs, input) = near_streams(terminal, pipes);
+    Ok(Started {
+        init,
+        server,
+        supervisor,
+        outputs,
+        input,
+        cgroups,
+        warnings,
+    })
+}
+
+/// Our sides of the streams: outputs, then input or the terminal's slave side.
+fn near_streams(
+    terminal: Option<(OwnedFd, OwnedFd)>,
+    pipes: Option<Pipes>,
+) -> ([Option<OwnedFd>; 2], Option<OwnedFd>) {
+    match (terminal, pipes) {
+        (Some((master, slave)), _) => ([Some(master), None], Some(slave)),
+        (None, Some(pipes)) => {
+            let [input, output, error] = pipes.near;
+            ([output, error], input)
+        }
+        (None, None) => ([None, None], None),
+    }
+}
+
+/// What the server said, when it is the server that failed; sees to its end in any case.
+fn server_error(dir: &Path, server: Option<&Child>, error: &RunnerError) -> Option<RunnerError> {
+    let server = server?;
+    let text = error.to_string();
+    let dead = wait_readable(server.pidfd.as_fd(), 0);
+    let blamed = dead || SERVER_GONE.iter().any(|errno| text.contains(errno));
+    let code = server.wait(SERVER_END_MS).unwrap_or_else(|| {
+        server.signal(libc::SIGKILL);
+        server.reap()
+    });
+    if code == 0 || !blamed {
+        return None;
+    }
+    let said =
+        super::last_line(&dir.join(SERVER_LOG)).unwrap_or_else(|| format!("exit code {code}"));
+    Some(RunnerError::Failed(Failure::setup(format!(
+        "the file-system server failed: {said}"
+    ))))
+}
+
+/// The file-system server, and the line on which init hands it the device.
+struct Server {
+    child: Child,
+    line: OwnedFd,
+}
+
+fn start_server(dir: &Path, config: &ContainerConfig) -> Result<Option<Server>, RunnerError> {
+    let Root::Fuse { server_argv } = &config.root else {
+        return Ok(None);
+    };
+    let (ours, theirs) = channel::pair().at("make a line to the server of", dir)?;
+    let log = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(dir.join(SERVER_LOG));
+    let log = log.at("open the server log of", dir)?;
+    let fds = [(log.as_fd(), 2), (theirs.as_fd(), 3)];
+    let pid = sys::spawn(&sys::Spawn {
+        argv: server_argv,
+        fds: &fds,
+        session: false,
+    })
+    .at("start the file-system server of", dir)?;
+    let child = Child::new(pid).at("watch the server of", dir)?;
+    Ok(Some(Server { child, line: ours }))
+}
+
+fn make_pipes(config: &ContainerConfig) -> std::io::Result<Pipes> {
+    let (out_near, out_far) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (err_near, err_far) = pipe_with(PipeFlags::CLOEXEC)?;
+    let (in_near, in_far) = if config.stdin_open {
+        let (far, near) = pipe_with(PipeFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&near, true)?;
+        (Some(near), far)
+    } else {
+        (None, File::open("/dev/null")?.into())
+    };
+    rustix::io::ioctl_fionbio(&out_near, true)?;
+    rustix::io::ioctl_fionbio(&err_near, true)?;
+    Ok(Pipes {
+        near: [in_near, Some(out_near), Some(err_near)],
+        far: [in_far, out_far, err_far],
+    })
+}
+
+type Parts = (Option<(OwnedFd, OwnedFd)>, Option<Child>);
+
+/// Hears from init until it has become the container's process.
+fn await_exec(
+    config: &ContainerConfig,
+    options: &StartOptions,
+    init: &Child,
+    line: BorrowedFd<'_>,
+) -> Result<Parts, RunnerError> {
+    let (mut terminal, mut supervisor) = (None, None);
+    loop {
+        match channel::receive(line).at("hear from the first process of", &config.id)? {
+            None => break,
+            Some((Message::Failed(failure), _)) => return Err(RunnerError::Failed(failure)),
+            Some((Message::Terminal, fds)) => {
+                let mut fds = fds.into_iter();
+                if let (Some(master), Some(slave)) = (fds.next(), fds.next()) {
+                    rustix::io::ioctl_fionbio(&master, true)
+                        .at("use the terminal of", &config.id)?;
+                    crate::terminal::resize(master.as_fd(), options.rows, options.columns);
+                    terminal = Some((master, slave));
+                }
+            }
+            Some((Message::Listener, fds)) => {
+                if let Some(listener) = fds.into_iter().next() {
+                    supervisor = Some(start_supervisor(config, &listener, init.pidfd.as_fd())?);
+                }
+            }
+            Some(_) => return Err(RunnerError::Failed(Failure::setup("init said nonsense"))),
+        }
+    }
+    // A process that ended without a word before it executed anything was killed.
+    if config.tty && terminal.is_none() {
+        return Err(RunnerError::Failed(Failure::setup(
+            "the first process ended too early",
+        )));
+    }
+    Ok((terminal, supervisor))
+}
+
+/// Starts the supervisor with the listener as descriptor 3, the host's `/proc` as 4 and init's
+/// pid descriptor as 5.
+pub(crate) fn start_supervisor(
+    config: &ContainerConfig,
+    listener: &OwnedFd,
+    init: BorrowedFd<'_>,
+) -> Result<Child, RunnerError> {
+    let proc = File::open("/proc").at("open", "/proc")?;
+    let fds = [(listener.as_fd(), 3), (proc.as_fd(), 4), (init, 5)];
+    let pid = sys::spawn(&sys::Spawn {
+        argv: &config.ids_argv,
+        fds: &fds,
+        session: false,
+    })
+    .at("start the id supervisor of", &config.id)?;
+    Child::new(pid).at("watch the id supervisor of", &config.id)
+}
+
+fn write_id_map(
+    config: &ContainerConfig,
+    host: &HostFacts,
+    pid: rustix::process::Pid,
+    line: BorrowedFd<'_>,
+) -> Result<(), RunnerError> {
+    let pid = pid.as_raw_nonzero().get();
+    match &config.id_map {
+        IdMap::Root => return Ok(()),
+        IdMap::Squash => {
+            for (file, text) in [
+                ("setgroups", "deny".to_owned()),
+                ("uid_map", format!("0 {} 1\n", host.euid)),
+                ("gid_map", format!("0 {} 1\n", host.egid)),
+            ] {
+                let path = format!("/proc/{pid}/{file}");
+                std::fs::write(&path, text).at("write", path)?;
+            }
+        }
+        IdMap::Range { uids, gids } => write_ranges(host, pid, uids, gids)?,
+    }
+    channel::send(line, &Message::IdMapWritten, &[]).at("start the first process of", &config.id)
+}
+
+fn write_ranges(
+    host: &HostFacts,
+    pid: i32,
+    uids: &[IdRange],
+    gids: &[IdRange],
+) -> Result<(), RunnerError> {
+    if host.euid == 0 {
+        for (file, own, ranges) in [("uid_map", host.euid, uids), ("gid_map", host.egid, gids)] {
+            let lines = map_lines(own, ranges);
+            let text: String = lines
+                .iter()
+                .map(|[a, b, c]| format!("{a} {b} {c}\n"))
+                .collect();
+            let path = format!("/proc/{pid}/{file}");
+            std::fs::write(&path, text).at("write", path)?;
+        }
+        return Ok(());
+    }
+    let helper = |program: &str, own: u32, ranges: &[IdRange]| {
+        let mut argv = vec![program.to_owned(), pid.to_string()];
+        argv.extend(map_lines(own, ranges).iter().flatten().map(u32::to_string));
+        let argv: Vec<std::ffi::OsString> = argv.into_iter().map(Into::into).collect();
+        sys::spawn(&sys::Spawn {
+            argv: &argv,
+            fds: &[],
+            session: false,
+        })
+        .and_then(Child::new)
+        .at("run", program)
+    };
+    // Both at once: each costs a process start.
+    let children = [
+        ("newuidmap", helper("newuidmap", host.euid, uids)?),
+        ("newgidmap", helper("newgidmap", host.egid, gids)?),
+    ];
+    for (program, child) in children {
+        let code = child.reap();
+        if code != 0 {
+            let text = format!(
+                "{program} ended with {code}: are the ranges in /etc/subuid and /etc/subgid ours?"
+            );
+            return Err(RunnerError::Failed(Failure::setup(text)));
+        }
+    }
+    Ok(())
+}

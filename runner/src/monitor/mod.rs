@@ -1,0 +1,238 @@
+//! The process that lives as long as its container: starts it, carries its streams, ends it.
+
+mod launch;
+mod serve;
+
+pub(crate) use launch::start_supervisor;
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use crate::channel::{self, Message};
+use crate::config::ContainerConfig;
+use crate::error::{At, Failure, RunnerError};
+use crate::{state, sys};
+
+/// The descriptor on which the monitor is told what to do and answers.
+pub(crate) const LINE_FD: i32 = 3;
+/// The file with what the server and the id supervisor print.
+pub(crate) const SERVER_LOG: &str = "server.log";
+/// The attach socket in the container directory.
+pub(crate) const SOCKET: &str = "attach.sock";
+
+/// What the caller of a start decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StartOptions {
+    /// Lines of the terminal; 0 leaves the size alone.
+    pub rows: u16,
+    /// Columns of the terminal.
+    pub columns: u16,
+    /// Whether a client is attached from the beginning.
+    pub attach: bool,
+}
+
+/// Called with what the container was and how it ended.
+pub type ExitHook = Box<dyn FnOnce(&ContainerConfig, &state::State)>;
+
+/// What the caller of [`run`] decides.
+#[derive(Default)]
+pub struct MonitorOptions {
+    /// Called when the container has ended and its state is written, before `auto_remove`.
+    pub on_exit: Option<ExitHook>,
+}
+
+impl std::fmt::Debug for MonitorOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MonitorOptions").finish_non_exhaustive()
+    }
+}
+
+/// A child process and its descriptor.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+}
+
+impl Child {
+    pub(crate) fn new(pid: Pid) -> std::io::Result<Self> {
+        Ok(Self {
+            pid,
+            pidfd: pidfd_open(pid, PidfdFlags::empty())?,
+        })
+    }
+
+    /// Sends a signal; a process that has ended does not mind.
+    pub(crate) fn signal(&self, signal: i32) {
+        let _ended = sys::pidfd_signal(self.pidfd.as_fd(), signal);
+    }
+
+    /// Waits until it ends, at most `timeout_ms`; its exit code, 128+n for a signal.
+    pub(crate) fn wait(&self, timeout_ms: u32) -> Option<i32> {
+        wait_readable(self.pidfd.as_fd(), timeout_ms).then(|| self.reap())
+    }
+
+    /// Collects the exit code of a child that has ended.
+    pub(crate) fn reap(&self) -> i32 {
+        use rustix::process::{WaitOptions, waitpid};
+        loop {
+            match waitpid(Some(self.pid), WaitOptions::empty()) {
+                Ok(Some((_, status))) => {
+                    let signal = status.terminating_signal().map(|signal| 128 + signal);
+                    return status.exit_status().or(signal).unwrap_or(255);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Ok(None) | Err(_) => return 255,
+            }
+        }
+    }
+}
+
+/// Waits until `fd` is readable or at its end; false after `timeout_ms`.
+pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: u32) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let timeout = Timespec {
+        tv_sec: i64::from(timeout_ms / 1000),
+        tv_nsec: i64::from(timeout_ms % 1000 * 1_000_000),
+    };
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    loop {
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(count) => return count > 0,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
+/// Runs the container in `dir` to its end: the body of `rrun __monitor`.
+///
+/// Expects the line of [`crate::start`] on descriptor 3, and a process with one thread.
+///
+/// # Errors
+///
+/// When the container cannot be started; the starter was told the same.
+pub fn run(dir: &Path, options: MonitorOptions) -> Result<(), RunnerError> {
+    let line = sys::inherited(LINE_FD).at("take over the start line of", dir)?;
+    match launch::launch(dir, &line) {
+        Ok(mut container) => {
+            let warnings = std::mem::take(&mut container.warnings);
+            // The starter may be gone already; the container runs on.
+            let _gone = channel::send(line.as_fd(), &Message::Started { warnings }, &[]);
+            drop(line);
+            serve::serve(&mut container, options)
+        }
+        Err(error) => {
+            let failure = match &error {
+                RunnerError::Failed(failure) => failure.clone(),
+                RunnerError::Io { .. }
+                | RunnerError::Malformed { .. }
+                | RunnerError::NoSuchContainer(_)
+                | RunnerError::Ambiguous(_)
+                | RunnerError::NameInUse { .. }
+                | RunnerError::BadName(_)
+                | RunnerError::NotRunning(_)
+                | RunnerError::Running(_)
+                | RunnerError::Unsupported(_) => Failure::setup(error.to_string()),
+            };
+            let _gone = channel::send(line.as_fd(), &Message::Failed(failure), &[]);
+            Err(error)
+        }
+    }
+}
+
+/// Runs the id supervisor: the body of `rrun __ids`. Expects what [`run`] leaves: the listener on
+/// descriptor 3, the host's `/proc` on 4, a pid descriptor of the container on 5.
+///
+/// # Errors
+///
+/// When the descriptors are not there or the namespaces cannot be joined.
+pub fn supervise() -> Result<(), RunnerError> {
+    let take = |number: i32| sys::inherited(number).at("take over", "the listener");
+    let (listener, procfs, process) = (take(3)?, take(4)?, take(5)?);
+    let entry = crate::ids::Entry::Process(process.as_fd());
+    crate::ids::enter_and_supervise(&entry, listener, procfs)
+        .map_err(|error| RunnerError::Failed(Failure::setup(error.to_string())))
+}
+
+/// Starts the container in `dir`: runs `monitor_argv` in a session of its own and waits until the
+/// container runs or has failed to. Yields the attached stream when one was asked for, and what
+/// could not be honoured.
+///
+/// # Errors
+///
+/// When the container runs already or cannot be started; the exit code is Docker's.
+pub fn start(
+    dir: &Path,
+    monitor_argv: &[OsString],
+    options: &StartOptions,
+) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
+    if state::monitor_alive(dir)? {
+        return Err(RunnerError::Running(crate::container::id_of(dir)));
+    }
+    let (ours, theirs) = channel::pair().at("make a line to the monitor of", dir)?;
+    let attached = if options.attach {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        let pair = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        );
+        Some(pair.at("make a stream to", dir)?)
+    } else {
+        None
+    };
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null");
+    let null = null.at("open", "/dev/null")?;
+    let log = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(dir.join(SERVER_LOG));
+    let log = log.at("open the log of", dir)?;
+    {
+        let rights: Vec<BorrowedFd<'_>> = attached.iter().map(|(_, far)| far.as_fd()).collect();
+        channel::send(ours.as_fd(), &Message::Start(options.clone()), &rights)
+            .at("write to the monitor of", dir)?;
+    }
+    let fds = [
+        (null.as_fd(), 0),
+        (null.as_fd(), 1),
+        (log.as_fd(), 2),
+        (theirs.as_fd(), LINE_FD),
+    ];
+    sys::spawn(&sys::Spawn {
+        argv: monitor_argv,
+        fds: &fds,
+        session: true,
+    })
+    .at("start the monitor of", dir)?;
+    drop(theirs);
+    match channel::receive(&ours).at("hear from the monitor of", dir)? {
+        Some((Message::Started { warnings }, _)) => Ok((attached.map(|(near, _)| near), warnings)),
+        Some((Message::Failed(failure), _)) => Err(RunnerError::Failed(failure)),
+        Some(_) | None => {
+            let text = last_line(&dir.join(SERVER_LOG))
+                .unwrap_or_else(|| "the monitor ended without a word".to_owned());
+            Err(RunnerError::Failed(Failure::setup(text)))
+        }
+    }
+}
+
+/// The last line of a log, for error messages.
+pub(crate) fn last_line(path: &Path) -> Option<String> {
+    let bytes = crate::files::read_bounded(path, 1 << 20).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .map(str::to_owned)
+}

@@ -1,0 +1,366 @@
+//! Becoming the container's process: streams, ids, capabilities, directory, program.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, openat2};
+use rustix::process::Signal;
+use rustix::pty::OpenptFlags;
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+use crate::caps::CapSet;
+use crate::channel::{self, Message};
+use crate::error::{Failure, FailureClass, Step as _};
+use crate::filters::Filters;
+use crate::plan::ProcessSpec;
+use crate::users::{self, Identity};
+use crate::{rooted, sys};
+
+/// Highest capability number asked about: the kernel's sets are 64 bits wide.
+const CAPABILITIES_MAX: u32 = 63;
+/// Where programs are looked for when the environment does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Most interpreters of interpreters followed. Source: `execve(2)`.
+const INTERPRETERS_MAX: usize = 5;
+
+/// What becomes the standard streams.
+#[derive(Debug)]
+pub(crate) struct Streams<'a> {
+    /// A terminal's slave side.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// Otherwise, three descriptors.
+    pub(crate) pipes: Option<[BorrowedFd<'a>; 3]>,
+    /// Whether the process is killed when its parent ends.
+    pub(crate) dies_with_parent: bool,
+}
+
+/// Opens a new terminal in the devpts instance mounted at `pts`: master and slave.
+///
+/// # Errors
+///
+/// Those of `open(2)` and of the ioctls in `ioctl_tty(2)`.
+pub(crate) fn new_terminal(pts: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::openat(pts, "ptmx", flags, Mode::empty())?;
+    rustix::pty::unlockpt(&master)?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+    Ok((master, slave))
+}
+
+/// Becomes the process that `spec` describes; returns only when that failed.
+pub(crate) fn execute(
+    spec: &ProcessSpec,
+    streams: &Streams<'_>,
+    filters: &Filters,
+    line: BorrowedFd<'_>,
+) -> Failure {
+    match prepare(spec, streams, filters, line) {
+        Ok((program, argv, env)) => exec_failure(spec, &sys::execve(&program, &argv, &env)),
+        Err(failure) => failure,
+    }
+}
+
+type Image = (CString, Vec<CString>, Vec<CString>);
+
+fn prepare(
+    spec: &ProcessSpec,
+    streams: &Streams<'_>,
+    filters: &Filters,
+    line: BorrowedFd<'_>,
+) -> Result<Image, Failure> {
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    let identity = users::resolve_here(&spec.user, &spec.group_add)?;
+    let cwd = make_cwd(&spec.cwd, &identity)?;
+    set_streams(streams, &identity).step("set the standard streams up")?;
+    sys::reset_signals();
+    if spec.no_new_privileges {
+        rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
+    }
+    drop_bounding_set(spec.caps).step("drop capabilities")?;
+    set_ids(&identity, spec.squash)?;
+    let keep = grantable(spec.caps).step("read the capabilities")?;
+    raise_all().step("keep capabilities")?;
+    if let Some(listener) = filters.install().step("install the system call filter")? {
+        channel::send(line, &Message::Listener, &[listener.as_fd()])
+            .step("hand the system call listener over")?;
+    }
+    let root = identity.uid == 0 || spec.squash;
+    let sets = if root { keep } else { CapabilitySet::empty() };
+    set_capabilities(sets).step("set the capabilities")?;
+    enter_cwd(&cwd, &spec.cwd)?;
+    drop(cwd);
+    let mut env = spec.env.clone();
+    if !env.iter().any(|line| line.starts_with("HOME=")) {
+        env.push(format!("HOME={}", identity.home));
+    }
+    let program = find_program(spec, &env)?;
+    sys::close_range_cloexec().step("close descriptors")?;
+    if streams.dies_with_parent {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .step("ask to die with the monitor")?;
+    }
+    let strings = |list: &[String]| -> Result<Vec<CString>, Failure> {
+        list.iter()
+            .map(|text| CString::new(text.as_str()))
+            .collect::<Result<_, _>>()
+            .map_err(|_| Failure::not_executable("an argument holds a zero byte"))
+    };
+    Ok((program, strings(&spec.argv)?, strings(&env)?))
+}
+
+/// Opens the working directory, made when absent, as Docker does for `-w` and images.
+fn make_cwd(cwd: &str, _identity: &Identity) -> Result<OwnedFd, Failure> {
+    let path = Path::new(if cwd.is_empty() { "/" } else { cwd });
+    let bad = |error: io::Error| {
+        Failure::not_executable(format!(
+            "the working directory {} cannot be used: {error}",
+            path.display()
+        ))
+    };
+    if !path.is_absolute() {
+        let text = format!(
+            "the working directory '{}' is invalid, it needs to be an absolute path",
+            path.display()
+        );
+        return Err(Failure::setup(text));
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(CWD, "/", flags, Mode::empty()).map_err(|e| bad(e.into()))?;
+    rooted::make_dirs(root.as_fd(), path).map_err(bad)
+}
+
+/// Enters the directory as the final user, and proves that it lies inside the root.
+fn enter_cwd(cwd: &OwnedFd, text: &str) -> Result<(), Failure> {
+    let bad = |error: io::Error| {
+        Failure::not_executable(format!(
+            "the working directory {text} cannot be used: {error}"
+        ))
+    };
+    rustix::process::fchdir(cwd).map_err(|error| bad(error.into()))?;
+    let inside = rustix::process::getcwd(Vec::new()).map_err(|error| bad(error.into()))?;
+    if inside.to_bytes().first() != Some(&b'/') {
+        return Err(bad(io::Error::other("it is outside the container")));
+    }
+    Ok(())
+}
+
+fn set_streams(streams: &Streams<'_>, identity: &Identity) -> io::Result<()> {
+    let owner = Some(Uid::from_raw(identity.uid));
+    rustix::process::setsid()
+        .map(drop)
+        .or_else(|error| match error {
+            rustix::io::Errno::PERM => Ok(()),
+            other => Err(other),
+        })?;
+    let fds = match (&streams.terminal, streams.pipes) {
+        (Some(slave), _) => {
+            rustix::process::ioctl_tiocsctty(slave)?;
+            [slave.as_fd(); 3]
+        }
+        (None, Some(pipes)) => pipes,
+        (None, None) => return Ok(()),
+    };
+    for (number, fd) in (0..).zip(fds) {
+        // Lets a process that is not root open /dev/stdout; not every stream can be given away.
+        if identity.uid != 0 {
+            let _ignored = rustix::fs::fchown(fd, owner, None);
+        }
+        sys::dup_onto(fd, number)?;
+    }
+    Ok(())
+}
+
+fn drop_bounding_set(keep: CapSet) -> io::Result<()> {
+    for number in 0..=CAPABILITIES_MAX {
+        if keep.contains(number) {
+            continue;
+        }
+        let Some(one) = CapabilitySet::from_bits(1 << number) else {
+            continue;
+        };
+        match rustix::thread::remove_capability_from_bounding_set(one) {
+            Ok(()) => {}
+            // Past the last capability this kernel has.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn set_ids(identity: &Identity, squash: bool) -> Result<(), Failure> {
+    let groups: Vec<Gid> = identity
+        .groups
+        .iter()
+        .map(|gid| Gid::from_raw(*gid))
+        .collect();
+    let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    let refused = |error: rustix::io::Errno| {
+        Failure::not_executable(format!(
+            "cannot run as user {}:{}, not all its ids exist in the container: {error}",
+            identity.uid, identity.gid
+        ))
+    };
+    rustix::thread::set_keep_capabilities(true).step("keep capabilities")?;
+    let set = || -> rustix::io::Result<()> {
+        rustix::thread::set_thread_groups(&groups)?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)
+    };
+    match set() {
+        Err(_) if squash => Ok(()),
+        other => other.map_err(refused),
+    }
+}
+
+/// The wanted capabilities, as far as this process has them.
+fn grantable(wanted: CapSet) -> io::Result<CapabilitySet> {
+    let have = rustix::thread::capabilities(None)?.permitted;
+    Ok(CapabilitySet::from_bits_retain(wanted.bits()) & have)
+}
+
+/// After an id change only the permitted set is left; filters need the effective one.
+fn raise_all() -> io::Result<()> {
+    let have = rustix::thread::capabilities(None)?.permitted;
+    let sets = CapabilitySets {
+        effective: have,
+        permitted: have,
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+fn set_capabilities(set: CapabilitySet) -> io::Result<()> {
+    // Ambient first: it must stay within the other sets.
+    let _old_kernel = rustix::thread::clear_ambient_capability_set();
+    let sets = CapabilitySets {
+        effective: set,
+        permitted: set,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, sets)?;
+    Ok(rustix::thread::set_keep_capabilities(false)?)
+}
+
+/// Finds the program through `PATH` as `execvp(3)` does, and refuses a way back to our own file.
+fn find_program(spec: &ProcessSpec, env: &[String]) -> Result<CString, Failure> {
+    let name = spec
+        .argv
+        .first()
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| Failure {
+            class: FailureClass::Setup,
+            text: "no command specified".to_owned(),
+        })?;
+    let mut denied = None;
+    let candidates: Vec<String> = if name.contains('/') {
+        vec![name.clone()]
+    } else {
+        let path = env.iter().rev().find_map(|line| line.strip_prefix("PATH="));
+        path.unwrap_or(DEFAULT_PATH)
+            .split(':')
+            .map(|dir| {
+                if dir.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{dir}/{name}")
+                }
+            })
+            .collect()
+    };
+    for candidate in candidates {
+        match check_program(&candidate) {
+            Ok(()) => {
+                return CString::new(candidate)
+                    .map_err(|_| Failure::not_executable("the command holds a zero byte"));
+            }
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR) => {}
+                _ => denied = denied.or(Some(error)),
+            },
+        }
+    }
+    Err(match denied {
+        Some(error) => exec_failure(spec, &error),
+        None if name.contains('/') => {
+            exec_failure(spec, &io::Error::from_raw_os_error(libc::ENOENT))
+        }
+        None => Failure {
+            class: FailureClass::NotFound,
+            text: format!("exec: \"{name}\": executable file not found in $PATH"),
+        },
+    })
+}
+
+/// Checks that a program can be executed and that neither it nor its interpreters are magic links,
+/// through which a container could reach this very program's file on the host.
+///
+/// Source: CVE-2019-5736.
+fn check_program(path: &str) -> io::Result<()> {
+    let mut path = path.to_owned();
+    for _ in 0..INTERPRETERS_MAX {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let file = openat2(
+            CWD,
+            &path,
+            flags,
+            Mode::empty(),
+            ResolveFlags::NO_MAGICLINKS,
+        )?;
+        let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode);
+        if kind != rustix::fs::FileType::RegularFile {
+            return Err(io::Error::from_raw_os_error(libc::EACCES));
+        }
+        rustix::fs::accessat(
+            CWD,
+            &path,
+            rustix::fs::Access::EXEC_OK,
+            rustix::fs::AtFlags::EACCESS,
+        )?;
+        let Some(interpreter) = interpreter(&path) else {
+            return Ok(());
+        };
+        path = interpreter;
+    }
+    Ok(())
+}
+
+/// The interpreter a script names; `None` for other files and ones that cannot be read.
+fn interpreter(path: &str) -> Option<String> {
+    use std::io::Read;
+    let mut head = [0_u8; 256];
+    let count = std::fs::File::open(path).ok()?.read(&mut head).ok()?;
+    let line = head.get(..count)?.strip_prefix(b"#!")?;
+    let line = line.split(|byte| *byte == b'\n').next()?;
+    let text = String::from_utf8_lossy(line);
+    text.split_whitespace().next().map(str::to_owned)
+}
+
+/// Docker's words and exit code for a program that cannot be executed.
+fn exec_failure(spec: &ProcessSpec, error: &io::Error) -> Failure {
+    let name = spec.argv.first().map_or("", String::as_str);
+    let (class, reason) = match error.raw_os_error() {
+        Some(libc::ENOENT) if name.contains('/') => (
+            FailureClass::NotFound,
+            "no such file or directory".to_owned(),
+        ),
+        Some(libc::ENOENT) => (
+            FailureClass::NotFound,
+            "executable file not found in $PATH".to_owned(),
+        ),
+        Some(libc::EACCES) => (FailureClass::NotExecutable, "permission denied".to_owned()),
+        Some(libc::ENOEXEC) => (FailureClass::NotExecutable, "exec format error".to_owned()),
+        Some(libc::ELOOP) => (
+            FailureClass::NotExecutable,
+            "leads through a magic link".to_owned(),
+        ),
+        _ => (FailureClass::NotExecutable, error.to_string()),
+    };
+    Failure {
+        class,
+        text: format!("exec: \"{name}\": {reason}"),
+    }
+}
