@@ -1,21 +1,74 @@
 //! The `rrun` command line: arguments, request, call, report.
 
-mod overlayfs;
+mod args;
+mod call;
+mod environment;
+mod failure;
+mod human;
 mod report;
+mod request;
+mod sys;
+mod table;
+mod template;
 
-use std::ffi::OsString;
-use std::process::ExitCode;
+use std::process;
 
-fn main() -> ExitCode {
-    let mut args: Vec<OsString> = std::env::args_os().collect();
-    let name = args.first().cloned().unwrap_or_default();
-    args.remove(0);
-    let named = std::path::Path::new(&name)
-        .file_name()
-        .is_some_and(|n| n == "rrun-overlayfs");
-    if !named && args.first().is_some_and(|a| a == "overlayfs") {
-        args.remove(0);
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::args::LowArgs;
+use crate::environment::Environment;
+use crate::failure::{ExitCode, Failure};
+
+fn main() -> process::ExitCode {
+    let argv = Environment::arguments();
+    // The programs a container needs start often and must not pay for parsing.
+    if let Some(code) = call::hidden(&argv) {
+        return process::ExitCode::from(code.0);
     }
-    let code = overlayfs::main(&args);
-    ExitCode::from(u8::try_from(code).unwrap_or(1))
+    let code = match command_line(&argv) {
+        Ok(code) => code,
+        Err(failure) => {
+            report::failure(&failure);
+            failure.exit_code()
+        }
+    };
+    process::ExitCode::from(code.0)
+}
+
+fn command_line(argv: &[std::ffi::OsString]) -> Result<ExitCode, Failure> {
+    let words: Vec<String> = argv
+        .iter()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
+    if let Some(failure) = args::mistaken(&words) {
+        return Err(failure);
+    }
+    let low = match LowArgs::try_parse_from(argv) {
+        Ok(low) => low,
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            ) =>
+        {
+            report::text_out(&error.to_string())?;
+            return Ok(ExitCode::OK);
+        }
+        Err(error) => return Err(args::explain(&error, &words)),
+    };
+    if low.version {
+        report::line(&format!("rrun version {}", call::VERSION))?;
+        return Ok(ExitCode::OK);
+    }
+    if !low.host.is_empty() || low.context.is_some() {
+        report::warn("there is no daemon: --host and --context are ignored");
+    }
+    let Some(command) = low.command else {
+        report::text_out(args::TOP_HELP)?;
+        return Ok(ExitCode::OK);
+    };
+    let environment = Environment::read(low.data_root, low.config)?;
+    call::dispatch(command.call(), &environment)
 }

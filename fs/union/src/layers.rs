@@ -463,7 +463,7 @@ fn hides(at: &At) -> Result<bool, Errno> {
     let path = [name, &b"/.wh..wh..opq"[..]].concat();
     match stat_at(dir.as_fd(), &path) {
         Ok(_) => Ok(true),
-        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(false),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -11,7 +11,7 @@ use crate::error::UnionError;
 use crate::fds::Fds;
 use crate::lookups::Lookups;
 use crate::node::{Dir, Node, State, Table, Where, lock};
-use crate::options::Options;
+use crate::options::{IdStore, Options};
 use crate::types::{Entry, Ino};
 use crate::upper::{At, Upper};
 
@@ -235,6 +235,9 @@ impl Union {
                     pretend.apply(&mut attr);
                     // a type never changes while the kernel knows the file
                     attr.kind = node.kind;
+                } else if self.options.ids == IdStore::Virtual {
+                    // What is not written down is plain: the container's root owns it.
+                    (attr.uid, attr.gid) = (0, 0);
                 }
                 attr.nlink -= u32::from(state.indexed).min(attr.nlink);
                 attr

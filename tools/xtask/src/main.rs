@@ -1,3 +1,58 @@
-//! The projects own checks.
+//! The project's own checks: `cargo xtask ci`, `tidy`, `fixtures`.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for the terminal"
+)]
 
-fn main() {}
+mod ci;
+mod fixtures;
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// What a task ends with; the text says what failed.
+type Outcome = Result<(), String>;
+
+const HELP: &str = "\
+Usage: cargo xtask TASK
+
+  ci         everything continuous integration checks, in its order
+  setup      install what the tests need (Debian, root), or say what is missing
+  tidy       the house rules that compilers do not check
+  fixtures   make the root file systems the tests use, in target/fixtures
+";
+
+fn main() -> ExitCode {
+    let task = std::env::args().nth(1).unwrap_or_default();
+    let root = root();
+    let outcome = match task.as_str() {
+        "ci" => ci::run(&root),
+        "setup" => ci::setup(&root),
+        "tidy" => tidy::run(&root),
+        "fixtures" => fixtures::run(&root),
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("xtask {task}: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The workspace's directory.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}
+
+/// Where cargo builds to.
+fn target_dir(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from)
+}

@@ -181,8 +181,8 @@ impl Union {
             .nodes
             .get_or(id, || Node::new(id, kind, None, None, state));
         self.place_name(&mut site, name, &node);
-        let attr = self.attr_of(&node, &node.lock())?;
         drop(site);
+        let attr = self.attr_of(&node, &node.lock())?;
         self.refer(id);
         Ok(Entry {
             ino: Ino(id),

@@ -65,7 +65,7 @@ pub(crate) fn is_opaque(at: &At) -> Result<bool, Errno> {
     for name in FOREIGN_OPAQUE {
         match at.xattr(name) {
             Ok(Some(value)) if value == b"y" => return Ok(true),
-            Ok(_) | Err(Errno::EPERM) => {}
+            Ok(_) | Err(Errno::EPERM | Errno::EACCES) => {}
             Err(error) => return Err(error),
         }
     }
@@ -77,7 +77,7 @@ pub(crate) fn redirect(at: &At) -> Result<Option<Vec<u8>>, Errno> {
     for name in [TRUSTED.redirect, USER.redirect] {
         match at.xattr(name) {
             Ok(Some(value)) => return Ok(Some(value)),
-            Ok(None) | Err(Errno::EPERM) => {}
+            Ok(None) | Err(Errno::EPERM | Errno::EACCES) => {}
             Err(error) => return Err(error),
         }
     }

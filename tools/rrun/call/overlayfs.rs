@@ -12,10 +12,15 @@ use std::sync::Arc;
 use rrun_mount::{OpenMode, ServeOptions, Stats};
 use rrun_union::{DirLayers, IdStore, IdView, Options, Union, XattrDialect};
 
+use crate::environment;
+use crate::failure::ExitCode;
 use crate::report;
 
 /// Set for the process that stays: it reports readiness on its standard output.
 const READY_FLAG: &str = "--rrun-ready";
+
+const USAGE: &str = "usage: rrun-overlayfs [-f] [-o OPTIONS]... [SOURCE] MOUNTPOINT
+options: lowerdir=DIR[:DIR...][,upperdir=DIR,workdir=DIR][,ro][,OPTION...], as fuse-overlayfs";
 
 /// What was asked for.
 #[derive(Debug, Default)]
@@ -81,17 +86,29 @@ const WITHOUT_EFFECT: [&str; 12] = [
     "nfs_export",
 ];
 
-/// Runs the command; returns its exit code.
-pub(crate) fn main(args: &[OsString]) -> i32 {
+/// Runs the command.
+pub(crate) fn main(args: &[OsString]) -> ExitCode {
+    let asks = |names: [&str; 2]| args.iter().any(|arg| names.iter().any(|name| arg == name));
+    if asks(["-V", "--version"]) || asks(["-h", "--help"]) {
+        let text = if asks(["-V", "--version"]) {
+            format!("rrun-overlayfs: version {}", super::VERSION)
+        } else {
+            USAGE.to_owned()
+        };
+        return match report::line(&text) {
+            Ok(()) => ExitCode::OK,
+            Err(_) => ExitCode::GENERAL,
+        };
+    }
     let request = match parse(args) {
         Ok(request) => request,
         Err(message) => {
-            report::error(&format!("rrun-overlayfs: {message}"));
-            return 1;
+            report::note(&format!("rrun-overlayfs: {message}"));
+            return ExitCode::GENERAL;
         }
     };
     for warning in &request.warnings {
-        report::error(&format!("rrun-overlayfs: warning: {warning}"));
+        report::note(&format!("rrun-overlayfs: warning: {warning}"));
     }
     let done = if request.foreground {
         serve(&request)
@@ -99,10 +116,10 @@ pub(crate) fn main(args: &[OsString]) -> i32 {
         background(args)
     };
     match done {
-        Ok(code) => code,
+        Ok(code) => ExitCode(u8::try_from(code).unwrap_or(1)),
         Err(message) => {
-            report::error(&format!("rrun-overlayfs: {message}"));
-            1
+            report::note(&format!("rrun-overlayfs: {message}"));
+            ExitCode::GENERAL
         }
     }
 }
@@ -225,7 +242,9 @@ fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<
         "userxattr" => request.user_xattrs = true,
         "writeback" => request.serve.writeback = on,
         "threaded" if !on => request.serve.threads = 1,
-        "threads" | "max_idle_threads" => request.serve.threads = number()?.clamp(1, 64) as usize,
+        "threads" | "max_idle_threads" => {
+            request.serve.threads = usize::try_from(number()?.clamp(1, 64)).unwrap_or(1);
+        }
         "spin_us" => request.serve.spin_us = number()?,
         "open" => {
             request.serve.open_mode = match value {
@@ -316,7 +335,7 @@ fn open_union(request: &Request) -> Result<Union, rrun_union::UnionError> {
             gid: gid.unwrap_or(0),
         },
     };
-    let trusted = !request.user_xattrs && report::is_host_root();
+    let trusted = !request.user_xattrs && environment::is_real_root();
     let options = Options {
         ids: if request.pretend {
             IdStore::Virtual

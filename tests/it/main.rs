@@ -1,0 +1,12 @@
+//! The command line, from outside: every test runs the real binary.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says why it skips"
+)]
+
+mod support;
+
+mod cli_args;

@@ -1,0 +1,407 @@
+//! Arguments of the commands on containers.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+/// `rrun create [OPTIONS] IMAGE [COMMAND] [ARG...]`: everything that shapes a container.
+#[derive(Debug, Args)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "rrun create [OPTIONS] IMAGE [COMMAND] [ARG...]"
+)]
+pub(crate) struct CreateArgs {
+    /// Image, command and its arguments; with --rootfs only the command
+    #[arg(value_name = "IMAGE [COMMAND] [ARG...]", trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
+    pub(crate) words: Vec<String>,
+    /// Add a line to /etc/hosts (HOST:IP)
+    #[arg(long = "add-host", value_name = "HOST:IP")]
+    pub(crate) add_host: Vec<String>,
+    /// Annotation kept with the container (KEY=VALUE)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) annotation: Vec<String>,
+    /// Connect to stdin, stdout or stderr
+    #[arg(short = 'a', long, value_name = "STREAM")]
+    pub(crate) attach: Vec<String>,
+    /// Give a capability
+    #[arg(long = "cap-add", value_name = "CAP")]
+    pub(crate) cap_add: Vec<String>,
+    /// Take a capability
+    #[arg(long = "cap-drop", value_name = "CAP")]
+    pub(crate) cap_drop: Vec<String>,
+    /// Write the container's id to a file that must not exist
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cidfile: Option<PathBuf>,
+    /// Use a host device (HOST[:CONTAINER])
+    #[arg(long, value_name = "DEVICE")]
+    pub(crate) device: Vec<String>,
+    /// Name server
+    #[arg(long, value_name = "IP")]
+    pub(crate) dns: Vec<String>,
+    /// Resolver option
+    #[arg(long = "dns-option", alias = "dns-opt", value_name = "OPTION")]
+    pub(crate) dns_option: Vec<String>,
+    /// Search domain
+    #[arg(long = "dns-search", value_name = "DOMAIN")]
+    pub(crate) dns_search: Vec<String>,
+    /// Print what would be done, do nothing
+    #[arg(long = "dry-run")]
+    pub(crate) dry_run: bool,
+    /// Replace the image's entry point; an empty word drops it
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) entrypoint: Option<String>,
+    /// Environment variable (KEY=VALUE, or KEY to pass the caller's)
+    #[arg(short = 'e', long = "env", value_name = "KEY=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// File of environment variables
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Additional group
+    #[arg(long = "group-add", value_name = "GROUP")]
+    pub(crate) group_add: Vec<String>,
+    /// Print this help
+    #[arg(long, action = ArgAction::Help)]
+    pub(crate) help: Option<bool>,
+    /// Host name
+    #[arg(short = 'h', long, value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+    /// Run a small init that reaps processes
+    #[arg(long)]
+    pub(crate) init: bool,
+    /// Keep standard input open
+    #[arg(short = 'i', long)]
+    pub(crate) interactive: bool,
+    /// IPC namespace: private or host
+    #[arg(long, value_name = "MODE")]
+    pub(crate) ipc: Option<String>,
+    /// Label (KEY=VALUE)
+    #[arg(short = 'l', long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+    /// File of labels
+    #[arg(long = "label-file", value_name = "FILE")]
+    pub(crate) label_file: Vec<PathBuf>,
+    /// Mount (type=bind|volume|tmpfs,source=,target=[,readonly])
+    #[arg(long, value_name = "MOUNT")]
+    pub(crate) mount: Vec<String>,
+    /// Name of the container
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Network: none, host or private (loopback only, the default)
+    #[arg(long, alias = "net", value_name = "MODE")]
+    pub(crate) network: Option<String>,
+    /// PID namespace: private or host
+    #[arg(long, value_name = "MODE")]
+    pub(crate) pid: Option<String>,
+    /// Operating system and architecture, such as linux/arm64
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Option<String>,
+    /// All capabilities, no seccomp filter, nothing masked
+    #[arg(long)]
+    pub(crate) privileged: bool,
+    /// Fetch the image: always, missing or never
+    #[arg(long, value_name = "WHEN", default_value = "missing")]
+    pub(crate) pull: String,
+    /// Read-only root file system
+    #[arg(long = "read-only")]
+    pub(crate) read_only: bool,
+    /// Remove the container when it ends
+    #[arg(long = "rm")]
+    pub(crate) remove: bool,
+    /// Use a directory of the host, unchanged, in place of an image
+    #[arg(long, value_name = "DIR")]
+    pub(crate) rootfs: Option<PathBuf>,
+    /// no-new-privileges, seccomp=unconfined|FILE, ...
+    #[arg(long = "security-opt", value_name = "OPTION")]
+    pub(crate) security_opt: Vec<String>,
+    /// Size of /dev/shm
+    #[arg(long = "shm-size", value_name = "BYTES")]
+    pub(crate) shm_size: Option<String>,
+    /// Signal that stops the container
+    #[arg(long = "stop-signal", value_name = "SIGNAL")]
+    pub(crate) stop_signal: Option<String>,
+    /// Seconds to wait after that signal before killing
+    #[arg(long = "stop-timeout", value_name = "SECONDS")]
+    pub(crate) stop_timeout: Option<u32>,
+    /// Kernel parameter of a namespace (KEY=VALUE)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) sysctl: Vec<String>,
+    /// Mount a tmpfs (PATH[:OPTIONS])
+    #[arg(long, value_name = "PATH[:OPTIONS]")]
+    pub(crate) tmpfs: Vec<String>,
+    /// Give a terminal
+    #[arg(short = 't', long = "tty")]
+    pub(crate) tty: bool,
+    /// Limit (NAME=SOFT[:HARD])
+    #[arg(long, value_name = "LIMIT")]
+    pub(crate) ulimit: Vec<String>,
+    /// User (NAME|UID[:GROUP|GID])
+    #[arg(short = 'u', long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// User namespace: only the default is available
+    #[arg(long, value_name = "MODE")]
+    pub(crate) userns: Option<String>,
+    /// UTS namespace: private or host
+    #[arg(long, value_name = "MODE")]
+    pub(crate) uts: Option<String>,
+    /// Volume (HOST:CONTAINER[:ro], NAME:CONTAINER or CONTAINER)
+    #[arg(short = 'v', long = "volume", value_name = "VOLUME")]
+    pub(crate) volume: Vec<String>,
+    /// Directory to start in
+    #[arg(short = 'w', long = "workdir", value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+}
+
+/// `rrun run [OPTIONS] IMAGE [COMMAND] [ARG...]`
+#[derive(Debug, Args)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "rrun run [OPTIONS] IMAGE [COMMAND] [ARG...]\n       rrun run [OPTIONS] --rootfs DIR COMMAND [ARG...]"
+)]
+pub(crate) struct RunArgs {
+    /// The container
+    #[command(flatten)]
+    pub(crate) create: CreateArgs,
+    /// Run in the background, print the id
+    #[arg(short = 'd', long)]
+    pub(crate) detach: bool,
+    /// Keys that detach, such as ctrl-p,ctrl-q
+    #[arg(long = "detach-keys", value_name = "KEYS")]
+    pub(crate) detach_keys: Option<String>,
+    /// Pass signals on to the container
+    #[arg(long = "sig-proxy", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
+    pub(crate) sig_proxy: bool,
+    /// No progress of a pull
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
+}
+
+/// `rrun start [OPTIONS] CONTAINER [CONTAINER...]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun start [OPTIONS] CONTAINER [CONTAINER...]")]
+pub(crate) struct StartArgs {
+    /// Containers by name or id
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub(crate) containers: Vec<String>,
+    /// Connect to its output and wait for its end
+    #[arg(short = 'a', long)]
+    pub(crate) attach: bool,
+    /// Connect to its standard input
+    #[arg(short = 'i', long)]
+    pub(crate) interactive: bool,
+    /// Keys that detach, such as ctrl-p,ctrl-q
+    #[arg(long = "detach-keys", value_name = "KEYS")]
+    pub(crate) detach_keys: Option<String>,
+}
+
+/// `rrun stop [OPTIONS] CONTAINER [CONTAINER...]`, `rrun restart ...`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun stop|restart [OPTIONS] CONTAINER [CONTAINER...]")]
+pub(crate) struct StopArgs {
+    /// Containers by name or id
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub(crate) containers: Vec<String>,
+    /// Signal to send first
+    #[arg(short = 's', long, value_name = "SIGNAL")]
+    pub(crate) signal: Option<String>,
+    /// Seconds to wait before killing; -1 waits for ever
+    #[arg(
+        short = 't',
+        long = "time",
+        alias = "timeout",
+        value_name = "SECONDS",
+        allow_negative_numbers = true
+    )]
+    pub(crate) time: Option<i64>,
+}
+
+/// `rrun kill [OPTIONS] CONTAINER [CONTAINER...]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun kill [OPTIONS] CONTAINER [CONTAINER...]")]
+pub(crate) struct KillArgs {
+    /// Containers by name or id
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub(crate) containers: Vec<String>,
+    /// Signal to send
+    #[arg(short = 's', long, value_name = "SIGNAL", default_value = "KILL")]
+    pub(crate) signal: String,
+}
+
+/// `rrun exec [OPTIONS] CONTAINER COMMAND [ARG...]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun exec [OPTIONS] CONTAINER COMMAND [ARG...]")]
+pub(crate) struct ExecArgs {
+    /// Container, command and its arguments
+    #[arg(value_name = "CONTAINER COMMAND [ARG...]", trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
+    pub(crate) words: Vec<String>,
+    /// Run in the background
+    #[arg(short = 'd', long)]
+    pub(crate) detach: bool,
+    /// Keys that detach, such as ctrl-p,ctrl-q
+    #[arg(long = "detach-keys", value_name = "KEYS")]
+    pub(crate) detach_keys: Option<String>,
+    /// Environment variable (KEY=VALUE, or KEY to pass the caller's)
+    #[arg(short = 'e', long = "env", value_name = "KEY=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// File of environment variables
+    #[arg(long = "env-file", value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
+    /// Keep standard input open
+    #[arg(short = 'i', long)]
+    pub(crate) interactive: bool,
+    /// All capabilities
+    #[arg(long)]
+    pub(crate) privileged: bool,
+    /// Give a terminal
+    #[arg(short = 't', long = "tty")]
+    pub(crate) tty: bool,
+    /// User (NAME|UID[:GROUP|GID])
+    #[arg(short = 'u', long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// Directory to start in
+    #[arg(short = 'w', long = "workdir", value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+}
+
+/// `rrun attach [OPTIONS] CONTAINER`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun attach [OPTIONS] CONTAINER")]
+pub(crate) struct AttachArgs {
+    /// Container by name or id
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) container: String,
+    /// Keys that detach, such as ctrl-p,ctrl-q
+    #[arg(long = "detach-keys", value_name = "KEYS")]
+    pub(crate) detach_keys: Option<String>,
+    /// Leave standard input alone
+    #[arg(long = "no-stdin")]
+    pub(crate) no_stdin: bool,
+    /// Pass signals on to the container
+    #[arg(long = "sig-proxy", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
+    pub(crate) sig_proxy: bool,
+}
+
+/// `rrun logs [OPTIONS] CONTAINER`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun logs [OPTIONS] CONTAINER")]
+pub(crate) struct LogsArgs {
+    /// Container by name or id
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) container: String,
+    /// Go on as the container writes
+    #[arg(short = 'f', long)]
+    pub(crate) follow: bool,
+    /// Only from this time on (RFC 3339, seconds, or 10m ago)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Only the last lines
+    #[arg(short = 'n', long, value_name = "LINES", default_value = "all")]
+    pub(crate) tail: String,
+    /// Show the time of each line
+    #[arg(short = 't', long)]
+    pub(crate) timestamps: bool,
+    /// Only until this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+    /// Accepted for compatibility
+    #[arg(long)]
+    pub(crate) details: bool,
+}
+
+/// `rrun wait CONTAINER [CONTAINER...]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun wait CONTAINER [CONTAINER...]")]
+pub(crate) struct WaitArgs {
+    /// Containers by name or id
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub(crate) containers: Vec<String>,
+}
+
+/// `rrun ps [OPTIONS]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun ps [OPTIONS]")]
+pub(crate) struct PsArgs {
+    /// Also those that do not run
+    #[arg(short = 'a', long)]
+    pub(crate) all: bool,
+    /// Only containers that match: id=, name=, label=, status=, exited=, ancestor=, before=, since=, volume=, network=
+    #[arg(short = 'f', long = "filter", value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+    /// table, json or a template such as '{{.Names}}'
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+    /// The newest N, whatever their state
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) last: Option<usize>,
+    /// The newest one, whatever its state
+    #[arg(short = 'l', long)]
+    pub(crate) latest: bool,
+    /// Do not shorten
+    #[arg(long = "no-trunc")]
+    pub(crate) no_trunc: bool,
+    /// Only ids
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
+    /// Show sizes
+    #[arg(short = 's', long)]
+    pub(crate) size: bool,
+}
+
+/// `rrun rename CONTAINER NEW_NAME`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun rename CONTAINER NEW_NAME")]
+pub(crate) struct RenameArgs {
+    /// Container by name or id
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) container: String,
+    /// The new name
+    #[arg(value_name = "NEW_NAME")]
+    pub(crate) name: String,
+}
+
+/// `rrun rm [OPTIONS] CONTAINER [CONTAINER...]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun rm [OPTIONS] CONTAINER [CONTAINER...]")]
+pub(crate) struct RmArgs {
+    /// Containers by name or id
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub(crate) containers: Vec<String>,
+    /// Kill it first when it runs
+    #[arg(short = 'f', long)]
+    pub(crate) force: bool,
+    /// Also remove its anonymous volumes
+    #[arg(short = 'v', long)]
+    pub(crate) volumes: bool,
+}
+
+/// `rrun top CONTAINER`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun top CONTAINER")]
+pub(crate) struct TopArgs {
+    /// Container by name or id
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) container: String,
+}
+
+/// `rrun diff CONTAINER`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun diff CONTAINER")]
+pub(crate) struct DiffArgs {
+    /// Container by name or id
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) container: String,
+    /// json: one object a line
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+}
+
+/// `rrun export [OPTIONS] CONTAINER`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun export [OPTIONS] CONTAINER")]
+pub(crate) struct ExportArgs {
+    /// Container by name or id
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) container: String,
+    /// File to write; standard output when absent
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}

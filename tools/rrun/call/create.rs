@@ -1,0 +1,450 @@
+//! From a request and an image to a container directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rrun_core::Digest;
+use rrun_image::ImageConfig;
+use rrun_runner::{
+    CapSet, ContainerConfig, IdMap, Mount, MountKind, Network, Rlimit, Root, Seccomp, container,
+    names, subid,
+};
+use rrun_store::Store;
+use serde_json::{Value, json};
+
+use super::ground::Ground;
+use super::hidden::Parts;
+use super::{image, volume};
+use crate::environment::Environment;
+use crate::failure::{ExitCode, Failure};
+use crate::request::{self, CreateRequest, MountSource};
+
+/// Seconds between the stop signal and the kill, unless told otherwise. Source: Docker.
+const STOP_TIMEOUT_S: u32 = 10;
+/// Size of /dev/shm unless told otherwise. Source: Docker.
+const SHM_BYTES: u64 = 64 << 20;
+
+/// A container that was made.
+#[derive(Debug)]
+pub(crate) struct Created {
+    pub(crate) dir: PathBuf,
+    pub(crate) config: ContainerConfig,
+}
+
+/// What the container stands on and what its image says.
+struct Source {
+    ground: Ground,
+    name: String,
+    id: Option<Digest>,
+    /// The `config` object of the image; `Null` without an image.
+    defaults: Value,
+}
+
+/// Makes the container, fetching its image when that is needed.
+pub(crate) fn create(
+    request: &CreateRequest,
+    environment: &Environment,
+    quiet: bool,
+) -> Result<Created, Failure> {
+    check_cidfile(request)?;
+    let source = source(request, environment, quiet)?;
+    let mut config = compose(request, environment, &source)?;
+    let containers = environment.containers();
+    let dir = containers.join(&config.id);
+    files(request, &mut config, &dir);
+    config
+        .mounts
+        .extend(mounts(request, environment, &config.id)?);
+    source.ground.put(&mut config);
+    if request.dry_run {
+        return Ok(Created { dir, config });
+    }
+    let dir = container::create(&containers, &config)
+        .map_err(|error| Failure::from(error).code(ExitCode::ENGINE))?;
+    if let Err(failure) = fill(request, &config, &dir) {
+        // The first failure is the one to tell.
+        drop(container::remove(&dir, true));
+        return Err(failure.code(ExitCode::ENGINE));
+    }
+    Ok(Created { dir, config })
+}
+
+fn check_cidfile(request: &CreateRequest) -> Result<(), Failure> {
+    match &request.cidfile {
+        Some(path) if fs::symlink_metadata(path).is_ok() => Err(Failure::new(
+            ExitCode::ENGINE,
+            format!(
+                "container ID file found, make sure the other container isn't running or delete {}",
+                path.display()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn source(
+    request: &CreateRequest,
+    environment: &Environment,
+    quiet: bool,
+) -> Result<Source, Failure> {
+    match &request.root {
+        request::Root::Directory(path) => Ok(Source {
+            ground: Ground::Directory(path.clone()),
+            name: path.display().to_string(),
+            id: None,
+            defaults: Value::Null,
+        }),
+        request::Root::Image(name) => {
+            let store = Store::open(&environment.store())?;
+            let record = image::find_or_pull(&store, name, request, environment, quiet)
+                .map_err(|failure| failure.code(ExitCode::ENGINE))?;
+            let config = ImageConfig::parse(store.blob(&record.config)?)?;
+            // Built now, where a failure has somebody to be told to.
+            store.base(&record.diff_ids())?;
+            Ok(Source {
+                ground: Ground::Layers {
+                    store: environment.store(),
+                    diff_ids: record.diff_ids(),
+                },
+                name: name.clone(),
+                id: Some(record.config),
+                defaults: config.value.get("config").cloned().unwrap_or(Value::Null),
+            })
+        }
+    }
+}
+
+fn texts(defaults: &Value, field: &str) -> Vec<String> {
+    let list = defaults.get(field).and_then(Value::as_array);
+    list.map(|list| {
+        list.iter()
+            .filter_map(|word| word.as_str().map(ToOwned::to_owned))
+            .collect()
+    })
+    .unwrap_or_default()
+}
+
+fn text<'v>(defaults: &'v Value, field: &str) -> &'v str {
+    defaults.get(field).and_then(Value::as_str).unwrap_or("")
+}
+
+/// Entry point and command. A new entry point also drops the image's command.
+fn argv(request: &CreateRequest, defaults: &Value) -> Result<Vec<String>, Failure> {
+    let (mut argv, command) = match &request.entrypoint {
+        Some(entrypoint) => (entrypoint.clone(), Vec::new()),
+        None => (texts(defaults, "Entrypoint"), texts(defaults, "Cmd")),
+    };
+    argv.extend(if request.command.is_empty() {
+        command
+    } else {
+        request.command.clone()
+    });
+    if argv.is_empty() {
+        return Err(Failure::new(ExitCode::ENGINE, "no command specified")
+            .hint("the image names none: give one after it"));
+    }
+    Ok(argv)
+}
+
+fn env(request: &CreateRequest, defaults: &Value) -> Vec<String> {
+    let mut env: Vec<(String, String)> = texts(defaults, "Env")
+        .iter()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    env.retain(|(name, _)| !request.env_unset.contains(name));
+    for (name, value) in &request.env {
+        match env.iter_mut().find(|(known, _)| known == name) {
+            Some(entry) => entry.1.clone_from(value),
+            None => env.push((name.clone(), value.clone())),
+        }
+    }
+    env.into_iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect()
+}
+
+fn compose(
+    request: &CreateRequest,
+    environment: &Environment,
+    source: &Source,
+) -> Result<ContainerConfig, Failure> {
+    let defaults = &source.defaults;
+    let containers = environment.containers();
+    let id = names::random_id()?;
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => names::random_name(&containers)?,
+    };
+    let parts = Parts::of_self()?;
+    let short: String = id.chars().take(12).collect();
+    let network = network(request);
+    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let own_name = if network == Network::Host {
+        host_name.trim().to_owned()
+    } else {
+        short
+    };
+    let pick = |asked: &Option<String>, field: &str| {
+        asked
+            .clone()
+            .unwrap_or_else(|| text(defaults, field).to_owned())
+    };
+    let mut config = ContainerConfig {
+        name,
+        image: source.name.clone(),
+        image_id: source.id.map(|id| id.to_string()).unwrap_or_default(),
+        created: jiff::Timestamp::now().to_string(),
+        argv: argv(request, defaults)?,
+        env: env(request, defaults),
+        cwd: pick(&request.workdir, "WorkingDir"),
+        user: pick(&request.user, "User"),
+        group_add: request.groups.clone(),
+        hostname: request.hostname.clone().unwrap_or(own_name),
+        tty: request.tty,
+        stdin_open: request.interactive,
+        root: Root::Fuse {
+            server_argv: parts.serve(&containers.join(&id)),
+        },
+        read_only: request.read_only,
+        shm_size_bytes: request.shm_size_bytes.unwrap_or(SHM_BYTES),
+        network,
+        id_map: id_map(environment),
+        caps: caps(request)?,
+        privileged: request.security.privileged,
+        seccomp: match request.security.seccomp {
+            request::Seccomp::Default if !request.security.privileged => Seccomp::Default,
+            request::Seccomp::Default | request::Seccomp::Unconfined => Seccomp::Unconfined,
+        },
+        no_new_privileges: request.security.no_new_privileges,
+        rlimits: rlimits(request),
+        stop_signal: pick(&request.stop_signal, "StopSignal"),
+        stop_timeout_s: request.stop_timeout_s.unwrap_or(STOP_TIMEOUT_S),
+        labels: labels(request, defaults),
+        auto_remove: request.remove,
+        ids_argv: parts.ids(),
+        id,
+        ..ContainerConfig::default()
+    };
+    check_supported(request)?;
+    extra(request, &mut config);
+    Ok(config)
+}
+
+fn caps(request: &CreateRequest) -> Result<CapSet, Failure> {
+    let security = &request.security;
+    if security.privileged {
+        return Ok(CapSet::ALL);
+    }
+    CapSet::resolve(&security.cap_add, &security.cap_drop)
+        .map_err(|error| Failure::new(ExitCode::ENGINE, format!("unknown capability: {}", error.0)))
+}
+
+/// The image's labels and those asked for.
+fn labels(request: &CreateRequest, defaults: &Value) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, String> = defaults
+        .get("Labels")
+        .and_then(|labels| serde_json::from_value(labels.clone()).ok())
+        .unwrap_or_default();
+    labels.extend(request.labels.clone());
+    labels
+}
+
+/// What is asked for, kept for `inspect`, that the runner does not read.
+fn extra(request: &CreateRequest, config: &mut ContainerConfig) {
+    let network = match request.network {
+        request::Network::None => "none",
+        request::Network::Private => "private",
+        request::Network::Host => "host",
+    };
+    config.extra.insert("network".to_owned(), json!(network));
+    config
+        .extra
+        .insert("annotations".to_owned(), json!(request.annotations));
+    config
+        .extra
+        .insert("command".to_owned(), json!(request.command));
+    if let Some(entrypoint) = &request.entrypoint {
+        config
+            .extra
+            .insert("entrypoint".to_owned(), json!(entrypoint));
+    }
+}
+
+/// Options that are parsed, so that they are not mistaken for others, but cannot be honoured yet.
+fn check_supported(request: &CreateRequest) -> Result<(), Failure> {
+    let asked = [
+        (request.init, "--init"),
+        (request.host_pid, "--pid host"),
+        (request.host_ipc, "--ipc host"),
+        (request.host_uts, "--uts host"),
+        (!request.devices.is_empty(), "--device"),
+        (!request.sysctls.is_empty(), "--sysctl"),
+    ];
+    match asked.iter().find(|(asked, _)| *asked) {
+        Some((_, option)) => Err(Failure::new(
+            ExitCode::ENGINE,
+            format!("{option} is not available yet"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn network(request: &CreateRequest) -> Network {
+    match request.network {
+        request::Network::Host => Network::Host,
+        request::Network::None | request::Network::Private => Network::None,
+    }
+}
+
+/// Real ids for root, a range where the user has one and the helpers are there, else one id.
+fn id_map(environment: &Environment) -> IdMap {
+    if environment.is_real_root {
+        return IdMap::Root;
+    }
+    let user = &environment.user_name;
+    let uids = subid::read(Path::new("/etc/subuid"), user, environment.uid);
+    let gids = subid::read(Path::new("/etc/subgid"), user, environment.uid);
+    if uids.is_empty() || gids.is_empty() || !environment.has_map_helpers {
+        return IdMap::Squash;
+    }
+    IdMap::Range { uids, gids }
+}
+
+fn rlimits(request: &CreateRequest) -> Vec<Rlimit> {
+    let bounded = |value: u64| (value != u64::MAX).then_some(value);
+    request
+        .ulimits
+        .iter()
+        .map(|limit| Rlimit {
+            kind: limit.name.clone(),
+            soft: bounded(limit.soft),
+            hard: bounded(limit.hard),
+            required: true,
+        })
+        .collect()
+}
+
+/// The three files of /etc that belong to the container rather than to its image.
+const OWN_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
+fn files(request: &CreateRequest, config: &mut ContainerConfig, dir: &Path) {
+    for name in OWN_FILES {
+        let target = format!("/etc/{name}");
+        if !request.mounts.iter().any(|mount| mount.target == target) {
+            config.mounts.push(Mount {
+                target: target.into(),
+                kind: MountKind::Bind {
+                    source: dir.join(name),
+                },
+                read_only: false,
+            });
+        }
+    }
+}
+
+fn hosts_text(request: &CreateRequest, config: &ContainerConfig) -> String {
+    let mut text = if config.network == Network::Host {
+        fs::read_to_string("/etc/hosts").unwrap_or_default()
+    } else {
+        format!(
+            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
+             fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\n\
+             ff02::2\tip6-allrouters\n127.0.0.1\t{}\n",
+            config.hostname
+        )
+    };
+    for (host, address) in &request.resolver.hosts {
+        text.push_str(&format!("{address}\t{host}\n"));
+    }
+    text
+}
+
+fn resolv_text(request: &CreateRequest) -> String {
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let mut text = String::new();
+    let keep = |line: &&str| {
+        let replaced = match line.split_whitespace().next() {
+            Some("nameserver") => !request.resolver.servers.is_empty(),
+            Some("search" | "domain") => !request.resolver.search.is_empty(),
+            Some("options") => !request.resolver.options.is_empty(),
+            _ => false,
+        };
+        !replaced
+    };
+    for line in host.lines().filter(keep) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    for address in &request.resolver.servers {
+        text.push_str(&format!("nameserver {address}\n"));
+    }
+    if !request.resolver.search.is_empty() {
+        text.push_str(&format!("search {}\n", request.resolver.search.join(" ")));
+    }
+    if !request.resolver.options.is_empty() {
+        text.push_str(&format!("options {}\n", request.resolver.options.join(" ")));
+    }
+    text
+}
+
+fn fill(request: &CreateRequest, config: &ContainerConfig, dir: &Path) -> Result<(), Failure> {
+    for name in ["upper", "work"] {
+        // The upper directory is the container's root, which everyone inside may enter; the
+        // container's directory above it keeps the host's other users out.
+        let mode = if name == "upper" { 0o755 } else { 0o700 };
+        fs::DirBuilder::new().mode(mode).create(dir.join(name))?;
+    }
+    fs::write(dir.join("hosts"), hosts_text(request, config))?;
+    fs::write(dir.join("hostname"), format!("{}\n", config.hostname))?;
+    fs::write(dir.join("resolv.conf"), resolv_text(request))?;
+    if let Some(path) = &request.cidfile {
+        fs::write(path, &config.id)
+            .map_err(|error| Failure::of(&format!("could not write {}", path.display()), &error))?;
+    }
+    Ok(())
+}
+
+fn mounts(
+    request: &CreateRequest,
+    environment: &Environment,
+    id: &str,
+) -> Result<Vec<Mount>, Failure> {
+    let mut mounts = Vec::new();
+    for (index, mount) in request.mounts.iter().enumerate() {
+        let kind = match &mount.source {
+            MountSource::Bind { path, create } => {
+                if *create && fs::symlink_metadata(path).is_err() && !request.dry_run {
+                    fs::create_dir_all(path).map_err(|error| {
+                        let action = format!("could not create {}", path.display());
+                        Failure::of(&action, &error).code(ExitCode::ENGINE)
+                    })?;
+                }
+                MountKind::Bind {
+                    source: path.clone(),
+                }
+            }
+            MountSource::Volume(name) => MountKind::Bind {
+                source: volume::ensure(environment, name)?,
+            },
+            MountSource::Anonymous => {
+                // Named after its container, so that `rm -v` finds it.
+                let name = format!("{id}-{index}");
+                MountKind::Bind {
+                    source: volume::ensure(environment, &name)?,
+                }
+            }
+            MountSource::Tmpfs => MountKind::Tmpfs {
+                options: mount.options.clone(),
+            },
+        };
+        mounts.push(Mount {
+            target: PathBuf::from(&mount.target),
+            kind,
+            read_only: mount.read_only,
+        });
+    }
+    Ok(mounts)
+}

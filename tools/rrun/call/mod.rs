@@ -1,0 +1,70 @@
+//! From a request to the libraries and back.
+
+mod changes;
+mod container;
+mod create;
+mod ground;
+mod hidden;
+mod image;
+mod images;
+mod inspect;
+mod overlayfs;
+mod prune;
+mod ps;
+mod run;
+mod system;
+mod transfer;
+mod volume;
+
+use crate::args::Call;
+use crate::environment::Environment;
+use crate::failure::{ExitCode, Failure};
+
+pub(crate) use hidden::run as hidden;
+
+/// The version of this program.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Does what was asked.
+pub(crate) fn dispatch(call: Call, environment: &Environment) -> Result<ExitCode, Failure> {
+    match call {
+        Call::Run(args) => run::run(*args, environment),
+        Call::Create(args) => run::create(*args, environment),
+        Call::Start(args) => run::start_all(&args, environment),
+        Call::Attach(args) => run::attach(&args, environment),
+        Call::Stop(args) => container::stop(&args, environment),
+        Call::Restart(args) => container::restart(&args, environment),
+        Call::Kill(args) => container::kill(&args, environment),
+        Call::Wait(args) => container::wait(&args, environment),
+        Call::Rm(args) => container::rm(&args, environment),
+        Call::Rename(args) => container::rename(&args, environment),
+        Call::Logs(args) => container::logs(&args, environment),
+        Call::Top(args) => container::top(&args, environment),
+        Call::Exec(args) => container::exec_in(args, environment),
+        Call::Ps(args) => ps::ps(&args, environment),
+        Call::Version(args) => system::version(&args),
+        Call::Info(args) => system::info(&args, environment),
+        Call::VolumeCreate(args) => volume::create(&args, environment),
+        Call::VolumeLs(args) => volume::ls(&args, environment),
+        Call::VolumeInspect(args) => volume::inspect(&args, environment),
+        Call::VolumeRm(args) => volume::rm(&args, environment),
+        Call::VolumePrune(args) => prune::volumes(&args, environment),
+        Call::Images(args) => images::ls(&args, environment),
+        Call::Rmi(args) => images::rm(&args, environment),
+        Call::Tag(args) => images::tag(&args, environment),
+        Call::History(args) => images::history(&args, environment),
+        Call::Pull(args) => transfer::pull(&args, environment),
+        Call::Push(args) => transfer::push(&args, environment),
+        Call::Load(args) => transfer::load(&args, environment),
+        Call::Save(args) => transfer::save(&args, environment),
+        Call::Import(args) => transfer::import(&args, environment),
+        Call::Diff(args) => changes::diff(&args, environment),
+        Call::Commit(args) => changes::commit(&args, environment),
+        Call::Export(args) => changes::export(&args, environment),
+        Call::Inspect(args) => inspect::inspect(&args, environment),
+        Call::ImagePrune(args) => prune::images(&args, environment),
+        Call::ContainerPrune(args) => prune::containers(&args, environment),
+        Call::SystemPrune(args) => prune::system(&args, environment),
+        Call::StoreCheck(args) => system::check(&args, environment),
+    }
+}

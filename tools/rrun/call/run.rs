@@ -1,0 +1,200 @@
+//! `run`, `create`, `start`, `attach`: containers and the terminal they are started from.
+
+use std::io::IsTerminal;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rrun_runner::attach::{self, AttachOptions, Outcome};
+use rrun_runner::{ContainerConfig, RunnerError, StartOptions, container, names, start};
+
+use super::create::{self, Created};
+use super::hidden::Parts;
+use crate::args::{AttachArgs, CreateArgs, RunArgs, StartArgs};
+use crate::environment::Environment;
+use crate::failure::{ExitCode, Failure};
+use crate::report;
+use crate::request;
+
+/// `rrun create`.
+pub(crate) fn create(args: CreateArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    let request = request::create(args, "create")?;
+    let created = create::create(&request, environment, false)?;
+    report::line(&created.config.id)?;
+    Ok(ExitCode::OK)
+}
+
+/// `rrun run`.
+pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    let keys = detach_keys(args.detach_keys.as_deref())?;
+    let request = request::create(args.create, "run")?;
+    let attach = !args.detach;
+    check_terminal(request.tty && request.interactive && attach)?;
+    let created = create::create(&request, environment, args.quiet)?;
+    if request.dry_run {
+        return dry_run(&created);
+    }
+    let socket = match begin(&created.dir, &created.config, attach) {
+        Ok(socket) => socket,
+        Err(failure) => {
+            if request.remove {
+                // A container that failed to start has no monitor to remove it.
+                drop(container::remove(&created.dir, true));
+            }
+            return Err(failure);
+        }
+    };
+    let Some(socket) = socket else {
+        report::line(&created.config.id)?;
+        return Ok(ExitCode::OK);
+    };
+    let options = AttachOptions {
+        tty: created.config.tty,
+        stdin: request.interactive,
+        forward_signals: args.sig_proxy,
+        detach_keys: keys,
+    };
+    follow(&socket, &options)
+}
+
+fn dry_run(created: &Created) -> Result<ExitCode, Failure> {
+    report::line(&serde_json::to_string_pretty(&created.config)?)?;
+    Ok(ExitCode::OK)
+}
+
+fn check_terminal(wanted: bool) -> Result<(), Failure> {
+    if wanted && !std::io::stdin().is_terminal() {
+        return Err(Failure::general("the input device is not a TTY")
+            .hint("leave out -t when standard input is a pipe or a file"));
+    }
+    Ok(())
+}
+
+/// The bytes of `--detach-keys`; ctrl-p ctrl-q unless told otherwise.
+fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, Failure> {
+    match text {
+        None => Ok(AttachOptions::default().detach_keys),
+        Some("") => Ok(Vec::new()),
+        Some(text) => attach::parse_detach_keys(text).ok_or_else(|| {
+            Failure::flags(format!("invalid argument {text:?} for \"--detach-keys\""))
+        }),
+    }
+}
+
+fn begin(dir: &Path, config: &ContainerConfig, attach: bool) -> Result<Option<OwnedFd>, Failure> {
+    let (rows, columns) = if config.tty && attach {
+        rrun_runner::terminal_size(std::io::stdout()).unwrap_or_default()
+    } else {
+        (0, 0)
+    };
+    let options = StartOptions {
+        rows,
+        columns,
+        attach,
+    };
+    let (socket, warnings) =
+        start(dir, &Parts::of_self()?.monitor(dir), &options).map_err(failed)?;
+    for warning in warnings {
+        report::warn(&warning);
+    }
+    Ok(socket)
+}
+
+/// A runner's error with its exit code.
+pub(crate) fn failed(error: RunnerError) -> Failure {
+    let code = u8::try_from(error.exit_code()).unwrap_or(ExitCode::ENGINE.0);
+    Failure::from(error).code(ExitCode(code))
+}
+
+/// Carries the streams until the container ends; its exit code is ours.
+fn follow(socket: &OwnedFd, options: &AttachOptions) -> Result<ExitCode, Failure> {
+    match attach::run(socket, options)? {
+        Outcome::Exited { code, error } => {
+            if !error.is_empty() {
+                report::note(&format!("rrun: {error}"));
+            }
+            Ok(ExitCode(u8::try_from(code).unwrap_or(255)))
+        }
+        Outcome::Detached => {
+            report::note("read escape sequence");
+            Ok(ExitCode::OK)
+        }
+        Outcome::Lost => Err(Failure::new(
+            ExitCode(137),
+            "the container's monitor was killed, and the container with it",
+        )),
+    }
+}
+
+/// `rrun start`.
+pub(crate) fn start_all(args: &StartArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    let follow_one = args.attach || args.interactive;
+    if follow_one && args.containers.len() > 1 {
+        return Err(Failure::general(
+            "you cannot start and attach multiple containers at once",
+        ));
+    }
+    let keys = detach_keys(args.detach_keys.as_deref())?;
+    let mut code = ExitCode::OK;
+    for name in &args.containers {
+        match start_one(name, follow_one, environment) {
+            Ok((Some(socket), config)) => {
+                let options = AttachOptions {
+                    tty: config.tty,
+                    stdin: args.interactive && config.stdin_open,
+                    forward_signals: true,
+                    detach_keys: keys.clone(),
+                };
+                return follow(&socket, &options);
+            }
+            Ok((None, _)) => report::line(name)?,
+            Err(failure) => {
+                report::failure(&failure);
+                code = ExitCode::GENERAL;
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn start_one(
+    name: &str,
+    attach: bool,
+    environment: &Environment,
+) -> Result<(Option<OwnedFd>, ContainerConfig), Failure> {
+    let dir = names::resolve(&environment.containers(), name)?;
+    let config = ContainerConfig::load(&dir)?;
+    container::cleanup(&dir)?;
+    match begin(&dir, &config, attach) {
+        Ok(socket) => Ok((socket, config)),
+        // Docker too finds nothing wrong with starting what runs.
+        Err(_) if rrun_runner::monitor_alive(&dir)? => {
+            let socket = if attach {
+                Some(attach::connect(&dir)?)
+            } else {
+                None
+            };
+            Ok((socket, config))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// `rrun attach`.
+pub(crate) fn attach(args: &AttachArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    let dir = names::resolve(&environment.containers(), &args.container)?;
+    let config = ContainerConfig::load(&dir)?;
+    check_terminal(config.tty && config.stdin_open && !args.no_stdin)?;
+    let options = AttachOptions {
+        tty: config.tty,
+        stdin: config.stdin_open && !args.no_stdin,
+        forward_signals: args.sig_proxy,
+        detach_keys: detach_keys(args.detach_keys.as_deref())?,
+    };
+    let socket = attach::connect(&dir).map_err(|error| {
+        if matches!(error, RunnerError::NotRunning(_)) {
+            return Failure::general("You cannot attach to a stopped container, start it first");
+        }
+        error.into()
+    })?;
+    follow(&socket, &options)
+}
