@@ -10,7 +10,7 @@ use crate::support::archive::{
 use crate::support::{Home, finish, has, skip};
 
 /// Layers with everything a layer can say.
-fn rich_layers() -> Vec<Vec<u8>> {
+pub(crate) fn rich_layers() -> Vec<Vec<u8>> {
     let long = format!("long/{}", "n".repeat(255));
     let first = Layer::new()
         .dir("bin/", DIR)
@@ -63,7 +63,7 @@ fn rich_layers() -> Vec<Vec<u8>> {
     vec![first, second]
 }
 
-fn rich_settings() -> serde_json::Value {
+pub(crate) fn rich_settings() -> serde_json::Value {
     json!({"Cmd": ["/bin/tool"], "Env": ["A=b"], "Labels": {"k": "v"}})
 }
 

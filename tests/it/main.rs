@@ -14,5 +14,7 @@ mod crash;
 mod hostile;
 mod images;
 mod overlayfs;
+mod registry;
 mod run;
 mod squash;
+mod truth;
