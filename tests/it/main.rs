@@ -10,3 +10,9 @@
 mod support;
 
 mod cli_args;
+mod crash;
+mod hostile;
+mod images;
+mod overlayfs;
+mod run;
+mod squash;

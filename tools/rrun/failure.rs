@@ -63,6 +63,14 @@ impl Failure {
         self
     }
 
+    /// The same as a failure of the engine, unless it has a code of its own.
+    pub(crate) fn engine(self) -> Self {
+        if self.code == ExitCode::GENERAL {
+            return self.code(ExitCode::ENGINE);
+        }
+        self
+    }
+
     /// What to exit with.
     pub(crate) fn exit_code(&self) -> ExitCode {
         self.code

@@ -1,5 +1,6 @@
 //! Homes for rrun, users to run it as, and ways to look at what it did.
 
+pub(crate) mod archive;
 mod user;
 
 use std::fs;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-pub(crate) use user::User;
+pub(crate) use user::{User, is_root};
 
 /// No command of ours takes longer; a test that hangs is a failure, not a lost machine.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
@@ -95,6 +96,11 @@ impl Home {
         fs::write(&path, bytes).unwrap();
         self.user.own(&path);
         path
+    }
+
+    /// Gives a path to the home's user.
+    pub(crate) fn own(&self, path: &Path) {
+        self.user.own(path);
     }
 
     /// `rrun` with this home, not started.
@@ -197,4 +203,35 @@ pub(crate) fn has(program: &str) -> bool {
 /// Says why a test is not run here.
 pub(crate) fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");
+}
+
+/// A home of `user` with the busybox image `bb:1`, or why there is none.
+pub(crate) fn home_with_busybox(user: User) -> Result<Home, String> {
+    let tar = fixture("busybox.tar")?;
+    let home = Home::of(user);
+    let copy = home.write("busybox.tar", &fs::read(tar).unwrap());
+    home.rrun(&["import", copy.to_str().unwrap(), "bb:1"]).ok();
+    Ok(home)
+}
+
+/// Whether containers can be run here, or why not.
+pub(crate) fn can_run() -> Result<(), String> {
+    match fs::File::options().read(true).write(true).open("/dev/fuse") {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("/dev/fuse: {error}")),
+    }
+}
+
+/// Runs `test` with a busybox home of every user there is.
+pub(crate) fn for_all_users(test: impl Fn(&str, &Home)) {
+    if let Err(why) = can_run() {
+        skip(&why);
+        return;
+    }
+    for (name, user) in User::all() {
+        match home_with_busybox(user) {
+            Ok(home) => test(name, &home),
+            Err(why) => skip(&why),
+        }
+    }
 }

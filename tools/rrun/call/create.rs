@@ -333,16 +333,36 @@ const OWN_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
 fn files(request: &CreateRequest, config: &mut ContainerConfig, dir: &Path) {
     for name in OWN_FILES {
         let target = format!("/etc/{name}");
-        if !request.mounts.iter().any(|mount| mount.target == target) {
-            config.mounts.push(Mount {
-                target: target.into(),
-                kind: MountKind::Bind {
-                    source: dir.join(name),
-                },
-                read_only: false,
-            });
+        if request.mounts.iter().any(|mount| mount.target == target) || keeps_own(request, name) {
+            continue;
         }
+        config.mounts.push(Mount {
+            target: target.into(),
+            kind: MountKind::Bind {
+                source: dir.join(name),
+            },
+            read_only: false,
+        });
     }
+}
+
+/// Whether a directory of the host brings a file that already says what ours would: it then
+/// stays an ordinary file, which can be changed and removed inside.
+fn keeps_own(request: &CreateRequest, name: &str) -> bool {
+    let request::Root::Directory(root) = &request.root else {
+        return false;
+    };
+    let resolver = &request.resolver;
+    let asked = match name {
+        "hosts" => !resolver.hosts.is_empty(),
+        "resolv.conf" => {
+            !(resolver.servers.is_empty()
+                && resolver.search.is_empty()
+                && resolver.options.is_empty())
+        }
+        _ => true,
+    };
+    !asked && fs::symlink_metadata(root.join("etc").join(name)).is_ok()
 }
 
 fn hosts_text(request: &CreateRequest, config: &ContainerConfig) -> String {

@@ -9,6 +9,7 @@ use rrun_store::{Lease, Store, chain_id};
 use rrun_union::{DirLayers, IdStore, IdView, IdWindow, Options, Union, XattrDialect};
 use serde_json::{Value, json};
 
+use super::init_layer::InitLayer;
 use crate::failure::Failure;
 
 /// Where [`Ground`] is kept in a container's configuration.
@@ -158,7 +159,8 @@ fn open(
     config: &ContainerConfig,
     options: Options,
 ) -> Result<(Arc<Union>, Option<Lease>), Failure> {
-    let (lower, lease) = Ground::of(config)?.open()?;
+    let (tree, lease) = Ground::of(config)?.open()?;
+    let lower = Arc::new(InitLayer::on(tree)?);
     let (upper, work) = (dir.join("upper"), dir.join("work"));
     let union = Union::open(lower, Some((&upper, &work)), options)?;
     Ok((Arc::new(union), lease))

@@ -7,6 +7,7 @@ mod ground;
 mod hidden;
 mod image;
 mod images;
+mod init_layer;
 mod inspect;
 mod overlayfs;
 mod prune;

@@ -18,7 +18,7 @@ use crate::request;
 /// `rrun create`.
 pub(crate) fn create(args: CreateArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let request = request::create(args, "create")?;
-    let created = create::create(&request, environment, false)?;
+    let created = create::create(&request, environment, false).map_err(Failure::engine)?;
     report::line(&created.config.id)?;
     Ok(ExitCode::OK)
 }
@@ -29,7 +29,7 @@ pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, 
     let request = request::create(args.create, "run")?;
     let attach = !args.detach;
     check_terminal(request.tty && request.interactive && attach)?;
-    let created = create::create(&request, environment, args.quiet)?;
+    let created = create::create(&request, environment, args.quiet).map_err(Failure::engine)?;
     if request.dry_run {
         return dry_run(&created);
     }
