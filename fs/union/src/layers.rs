@@ -249,7 +249,8 @@ impl DirLayers {
                         continue;
                     }
                     found.parts.push(part.clone());
-                    found.open = !hides(&at)?;
+                    found.redirect = redirect(&at)?.map(|path| (part.0, path));
+                    found.open = found.redirect.is_none() && !hides(&at)?;
                 }
                 Some(_) => {}
                 None => {
@@ -308,8 +309,8 @@ impl DirLayers {
             for part in &mut parts {
                 part.1 = join(&part.1, &name);
             }
-            if let Some(path) = &found.redirect {
-                self.follow(dir, path, layer, &mut parts)?;
+            if let Some((layer, path)) = &found.redirect {
+                self.follow(dir, path, *layer, &mut parts)?;
             }
             if parts.len() > 1 {
                 attr.nlink = 1;
@@ -429,7 +430,7 @@ fn first_seen(part: &Part, at: &At, kind: rfs::FileType) -> Result<Seen, Errno> 
         redirect: None,
     };
     if kind == rfs::FileType::Directory || kind == rfs::FileType::Unknown {
-        found.redirect = redirect(at)?;
+        found.redirect = redirect(at)?.map(|path| (part.0, path));
         let is_dir =
             kind == rfs::FileType::Directory || at.stat()?.attr.kind == FileType::Directory;
         found.open = is_dir && found.redirect.is_none() && !hides(at)?;
@@ -449,7 +450,8 @@ struct FoundChild {
     parts: Vec<Part>,
     /// Whether layers further down may add to it.
     open: bool,
-    redirect: Option<Vec<u8>>,
+    /// Where it goes on below, and from which layer on.
+    redirect: Option<(usize, Vec<u8>)>,
 }
 
 /// Whether a directory hides those of its name in lower layers.

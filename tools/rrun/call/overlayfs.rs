@@ -350,7 +350,7 @@ fn open_union(request: &Request) -> Result<Union, rrun_union::UnionError> {
         },
         read_only: request.read_only || request.upper.is_none(),
         sparse_copy_up: request.metacopy,
-        redirect_dir: request.redirect.unwrap_or(true),
+        redirect_dir: request.redirect.unwrap_or(false),
         volatile: request.volatile,
     };
     let upper = request.upper.as_deref().zip(request.work.as_deref());
