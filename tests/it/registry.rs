@@ -27,15 +27,15 @@ impl Registry {
             .port();
         let address = format!("127.0.0.1:{port}");
         let mut text = "version: 0.1\nlog: {level: error}\nstorage:\n".to_owned();
-        write!(
+        writeln!(
             text,
-            "  filesystem: {{rootdirectory: {}}}\n",
+            "  filesystem: {{rootdirectory: {}}}",
             home.path("registry").display()
         )
         .unwrap();
-        write!(
+        writeln!(
             text,
-            "  delete: {{enabled: true}}\nhttp: {{addr: \"{address}\"}}\n"
+            "  delete: {{enabled: true}}\nhttp: {{addr: \"{address}\"}}"
         )
         .unwrap();
         let config = home.write("registry.yml", text.as_bytes());
