@@ -111,3 +111,60 @@ fn unknown_images_are_named() {
     home.rrun(&["run", "UPPER", "true"])
         .fails(125, "invalid reference format");
 }
+
+#[test]
+fn a_place_that_cannot_be_written_is_named() {
+    let home = Home::new();
+    let file = home.write("file", b"");
+    let ran = home.rrun(&["--data-root", file.to_str().unwrap(), "images"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("file"), "{ran:?}");
+    let Ok(user) = crate::support::User::without_range() else {
+        return crate::support::skip("no other user");
+    };
+    let other = Home::of(user);
+    for words in [
+        &["--data-root", "/proc/1/x", "images"][..],
+        &["--data-root", "/etc/x", "images"],
+    ] {
+        let ran = other.rrun(words);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains(words[1]), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_leaves_nothing() {
+    if !crate::support::is_root() {
+        return crate::support::skip("mounting a small tmpfs needs root");
+    }
+    let home = Home::new();
+    let small = home.path("small");
+    std::fs::create_dir(&small).unwrap();
+    let target = small.to_str().unwrap().to_owned();
+    let words = ["-t", "tmpfs", "-o", "size=4m", "tmpfs", &target];
+    let mut command = std::process::Command::new("mount");
+    command.args(words);
+    crate::support::finish(command, &words).ok();
+    let data: Vec<u8> = (0..8_u32 << 20)
+        .map(|byte| byte.to_le_bytes()[1] ^ 0x5a)
+        .collect();
+    let file = home.write("big.tar", &Layer::new().file("big", &data, FILE).tar());
+    let ran = home.rrun(&[
+        "--data-root",
+        &target,
+        "import",
+        file.to_str().unwrap(),
+        "big:1",
+    ]);
+    let images = home.rrun(&["--data-root", &target, "images", "-q"]);
+    let check = home.rrun(&["--data-root", &target, "store", "check"]);
+    let words = [target.as_str()];
+    let mut command = std::process::Command::new("umount");
+    command.args(words);
+    crate::support::finish(command, &["umount"]).ok();
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("No space left"), "{ran:?}");
+    assert_eq!(images.ok(), "");
+    assert_eq!(check.code, 0, "{check:?}");
+}

@@ -16,4 +16,5 @@ mod overlayfs;
 mod registry;
 mod run;
 mod squash;
+mod terminal;
 mod truth;

@@ -8,7 +8,7 @@ use rrun_runner::{ContainerConfig, container, names};
 use serde_json::{Map, Value, json};
 
 use super::ground;
-use super::image::{Show, failed, reference};
+use super::image::{Doing, Show, failed, reference};
 use super::images::store;
 use crate::args::{CommitArgs, DiffArgs, ExportArgs};
 use crate::environment::Environment;
@@ -52,7 +52,7 @@ pub(crate) fn diff(args: &DiffArgs, environment: &Environment) -> Result<ExitCod
 pub(crate) fn export(args: &ExportArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let (dir, config) = settled(&args.container, environment)?;
     let (union, _lease) = ground::read_only(&dir, &config)?;
-    let show = Show::new(false);
+    let show = Show::new(Doing::Loading, false);
     match &args.output {
         Some(path) => create::export_to_path(&union, path, &show),
         None if std::io::stdout().is_terminal() => {

@@ -19,32 +19,47 @@ pub(crate) fn failed(error: &ImageError) -> Failure {
     }
 }
 
+/// What a transfer does, in the words of its progress lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doing {
+    Pulling,
+    Pushing,
+    Loading,
+}
+
 /// Shows the events of a transfer.
 #[derive(Debug)]
-pub(crate) struct Show(Progress);
+pub(crate) struct Show {
+    lines: Progress,
+    doing: Doing,
+}
 
 impl Show {
     /// Shows nothing when `quiet`.
-    pub(crate) fn new(quiet: bool) -> Self {
-        Self(Progress::new(quiet))
+    pub(crate) fn new(doing: Doing, quiet: bool) -> Self {
+        Self {
+            lines: Progress::new(quiet),
+            doing,
+        }
     }
 }
 
 impl rrun_image::Progress for Show {
     fn event(&self, event: &Event<'_>) {
         match event {
-            Event::DefaultTag(tag) => self.0.say(&format!("Using default tag: {tag}")),
+            Event::DefaultTag(tag) => self.lines.say(&format!("Using default tag: {tag}")),
             Event::Pulling(image) => {
                 let tag = image.tag().unwrap_or("latest");
-                self.0.say(&format!("{tag}: Pulling from {}", image.path()));
+                self.lines
+                    .say(&format!("{tag}: Pulling from {}", image.path()));
             }
             Event::Pushing(image) => {
-                self.0
+                self.lines
                     .say(&format!("The push refers to repository [{}]", image.name()));
             }
             Event::Layer { digest, state } => self.layer(&digest.short(), *state),
-            Event::Digest(digest) => self.0.say(&format!("Digest: {digest}")),
-            Event::Note(text) => self.0.say(text),
+            Event::Digest(digest) => self.lines.say(&format!("Digest: {digest}")),
+            Event::Note(text) => self.lines.say(text),
             _ => {}
         }
     }
@@ -52,15 +67,21 @@ impl rrun_image::Progress for Show {
 
 impl Show {
     fn layer(&self, part: &str, state: LayerState) {
+        let (moving, done, there) = match self.doing {
+            Doing::Pulling => ("Downloading", "Pull complete", "Already exists"),
+            Doing::Pushing => ("Pushing", "Pushed", "Layer already exists"),
+            Doing::Loading => ("Loading layer", "Loaded", "Already exists"),
+        };
         match state {
-            LayerState::Waiting => self.0.state(part, "Waiting"),
-            LayerState::Exists => self.0.state(part, "Already exists"),
-            LayerState::Moving { done, total } => self.0.bytes(part, "Downloading", done, total),
+            LayerState::Waiting if self.doing == Doing::Loading => {}
+            LayerState::Waiting => self.lines.state(part, "Waiting"),
+            LayerState::Exists => self.lines.state(part, there),
+            LayerState::Moving { done, total } => self.lines.bytes(part, moving, done, total),
             LayerState::Retrying { attempt, at } => {
-                self.0
-                    .state(part, &format!("Retrying at byte {at} (attempt {attempt})"));
+                let text = format!("Retrying at byte {at} (attempt {attempt})");
+                self.lines.state(part, &text);
             }
-            LayerState::Complete => self.0.state(part, "Pull complete"),
+            LayerState::Complete => self.lines.state(part, done),
         }
     }
 }
@@ -129,7 +150,7 @@ pub(crate) fn find_or_pull(
     if request.pull == PullWhen::Missing {
         report::note(&format!("Unable to find image '{image}' locally"));
     }
-    let show = Show::new(quiet);
+    let show = Show::new(Doing::Pulling, quiet);
     let pulled = registry
         .pull(store, &image, &show)
         .map_err(|error| failed(&error))?;

@@ -7,7 +7,7 @@ use rrun_image::create::{self, Labels};
 use rrun_image::registry::PullStatus;
 use rrun_image::{Event, Progress as _};
 
-use super::image::{Show, arch, failed, reference, registry};
+use super::image::{Doing, Show, arch, failed, reference, registry};
 use super::images::store;
 use crate::args::{ImportArgs, LoadArgs, PullArgs, PushArgs, SaveArgs};
 use crate::environment::Environment;
@@ -28,7 +28,7 @@ pub(crate) fn pull(args: &PullArgs, environment: &Environment) -> Result<ExitCod
             .collect::<Result<_, _>>()?;
     }
     for image in wanted {
-        let show = Show::new(args.quiet);
+        let show = Show::new(Doing::Pulling, args.quiet);
         let pulled = registry
             .pull(&store, &image, &show)
             .map_err(|error| failed(&error))?;
@@ -49,7 +49,7 @@ pub(crate) fn pull(args: &PullArgs, environment: &Environment) -> Result<ExitCod
 pub(crate) fn push(args: &PushArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let registry = registry(environment, None)?;
     let image = reference(&args.image, &registry.conf)?;
-    let show = Show::new(args.quiet);
+    let show = Show::new(Doing::Pushing, args.quiet);
     let pushed = registry
         .push(&store(environment)?, &image, &show)
         .map_err(|error| failed(&error))?;
@@ -82,7 +82,7 @@ pub(crate) fn load(args: &LoadArgs, environment: &Environment) -> Result<ExitCod
             Input::Stream(&mut stdin)
         }
     };
-    let show = Show::new(args.quiet);
+    let show = Show::new(Doing::Loading, args.quiet);
     let store = store(environment)?;
     let loaded =
         archive::load(&store, input, &arch(None)?, &show).map_err(|error| failed(&error))?;
@@ -136,7 +136,7 @@ pub(crate) fn import(args: &ImportArgs, environment: &Environment) -> Result<Exi
         author: "",
     };
     let arch = arch(args.platform.as_deref())?;
-    let show = Show::new(false);
+    let show = Show::new(Doing::Loading, false);
     let store = store(environment)?;
     let source = args.source.as_str();
     let id = if source == "-" {
