@@ -104,10 +104,25 @@ fn serve_main(dir: &Path) -> Result<(), Failure> {
     drop(line);
     // Modes come from the kernel with the asker's mask applied.
     rustix::process::umask(rustix::fs::Mode::empty());
-    serve(&device, &union, &ServeOptions::default(), &Stats::default())?;
+    serve(
+        &device,
+        &union,
+        &ServeOptions::default(),
+        &Stats::default(),
+        &exit_now,
+    )?;
     // Held until here: nothing the container reads may be collected.
     drop(lease);
     Ok(())
+}
+
+/// Ends the process: everything is on disk, and the kernel releases what is held soonest so.
+#[expect(
+    clippy::exit,
+    reason = "a server has nothing left to do once it is unmounted"
+)]
+pub(crate) fn exit_now() {
+    std::process::exit(0);
 }
 
 fn receive_device(line: &OwnedFd) -> Result<File, Failure> {
