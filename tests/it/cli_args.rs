@@ -6,78 +6,80 @@ fn rrun(words: &[&str]) -> Ran {
     Home::new().rrun(words)
 }
 
+/// What is typed, the exit code, what is wrong, what was meant.
+const MISTAKES: [(&[&str], i32, &str, &str); 12] = [
+    (
+        &["run", "-rm", "img"],
+        125,
+        "unknown shorthand flag: 'r' in -rm",
+        "--rm?",
+    ),
+    (
+        &["-it", "run", "img"],
+        125,
+        "unknown shorthand flag: 'i' in -it",
+        "run -it",
+    ),
+    (
+        &["-ps"],
+        125,
+        "unknown shorthand flag: 'p' in -ps",
+        "rrun ps",
+    ),
+    (&["ps", "aq"], 1, "does not take the argument", "ps -aq"),
+    (
+        &["run", "--", "name", "x", "img"],
+        125,
+        "stray '--'",
+        "--name",
+    ),
+    (
+        &["tag", "one"],
+        1,
+        "requires exactly 2 arguments",
+        "See 'rrun tag --help'",
+    ),
+    (
+        &["run"],
+        1,
+        "requires at least 1 argument",
+        "See 'rrun run --help'",
+    ),
+    (
+        &["exec", "x"],
+        1,
+        "requires at least 2 arguments",
+        "See 'rrun exec --help'",
+    ),
+    (
+        &["frobnicate"],
+        1,
+        "'frobnicate' is not a command",
+        "See 'rrun --help'",
+    ),
+    (
+        &["run", "--frob", "img"],
+        125,
+        "unknown flag: --frob",
+        "See 'rrun run --help'",
+    ),
+    (
+        &["images", "--frmat", "x"],
+        125,
+        "unknown flag: --frmat",
+        "--format?",
+    ),
+    (
+        &["run", "--network", "nope", "img"],
+        125,
+        "network nope not found",
+        "private",
+    ),
+];
+
 #[test]
 fn mistaken_commands_get_the_form_that_was_meant() {
-    let cases: [(&[&str], i32, &str, &str); 12] = [
-        (
-            &["run", "-rm", "img"],
-            125,
-            "unknown shorthand flag: 'r' in -rm",
-            "--rm?",
-        ),
-        (
-            &["-it", "run", "img"],
-            125,
-            "unknown shorthand flag: 'i' in -it",
-            "run -it",
-        ),
-        (
-            &["-ps"],
-            125,
-            "unknown shorthand flag: 'p' in -ps",
-            "rrun ps",
-        ),
-        (&["ps", "aq"], 1, "does not take the argument", "ps -aq"),
-        (
-            &["run", "--", "name", "x", "img"],
-            125,
-            "stray '--'",
-            "--name",
-        ),
-        (
-            &["tag", "one"],
-            1,
-            "requires exactly 2 arguments",
-            "See 'rrun tag --help'",
-        ),
-        (
-            &["run"],
-            1,
-            "requires at least 1 argument",
-            "See 'rrun run --help'",
-        ),
-        (
-            &["exec", "x"],
-            1,
-            "requires at least 2 arguments",
-            "See 'rrun exec --help'",
-        ),
-        (
-            &["frobnicate"],
-            1,
-            "'frobnicate' is not a command",
-            "See 'rrun --help'",
-        ),
-        (
-            &["run", "--frob", "img"],
-            125,
-            "unknown flag: --frob",
-            "See 'rrun run --help'",
-        ),
-        (
-            &["images", "--frmat", "x"],
-            125,
-            "unknown flag: --frmat",
-            "--format?",
-        ),
-        (
-            &["run", "--network", "nope", "img"],
-            125,
-            "network nope not found",
-            "private",
-        ),
-    ];
-    for (words, code, says, hint) in cases {
+    for (words, code, says, hint) in MISTAKES {
         let ran = rrun(words);
         assert_eq!(ran.code, code, "{words:?}: {ran:?}");
         assert!(ran.err.contains(says), "{words:?}: {ran:?}");

@@ -10,7 +10,7 @@ use crate::support::archive::{
 use crate::support::{Home, finish, has, skip};
 
 /// Layers with everything a layer can say.
-fn rich_layers() -> Vec<Vec<u8>> {
+pub(crate) fn rich_layers() -> Vec<Vec<u8>> {
     let long = format!("long/{}", "n".repeat(255));
     let first = Layer::new()
         .dir("bin/", DIR)
@@ -63,7 +63,10 @@ fn rich_layers() -> Vec<Vec<u8>> {
     vec![first, second]
 }
 
-fn rich_settings() -> serde_json::Value {
+/// Compresses a layer, or does not.
+type Pack<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+
+pub(crate) fn rich_settings() -> serde_json::Value {
     json!({"Cmd": ["/bin/tool"], "Env": ["A=b"], "Labels": {"k": "v"}})
 }
 
@@ -91,8 +94,7 @@ fn archives_of_every_compression_give_the_same_image() {
     };
     let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
     let plain = <[u8]>::to_vec;
-    let packs: [(&str, &dyn Fn(&[u8]) -> Vec<u8>); 3] =
-        [("plain", &plain), ("gzip", &gzip), ("zstd", &zstd)];
+    let packs: [(&str, Pack<'_>); 3] = [("plain", &plain), ("gzip", &gzip), ("zstd", &zstd)];
     let expected = crate::support::archive::digest(config.to_string().as_bytes());
     for (name, pack) in packs {
         let home = Home::new();

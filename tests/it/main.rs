@@ -1,7 +1,6 @@
 //! The command line, from outside: every test runs the real binary.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::print_stderr,
     reason = "a test fails by panicking and says why it skips"
@@ -14,5 +13,7 @@ mod crash;
 mod hostile;
 mod images;
 mod overlayfs;
+mod registry;
 mod run;
 mod squash;
+mod truth;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Home, binary, finish, has, is_root, skip};
+use crate::support::{Home, User, binary, finish, fixture, has, is_root, skip};
 
 #[test]
 fn layers_are_mounted_and_changes_go_to_the_upper_directory() {
@@ -62,10 +62,92 @@ fn mistakes_are_named() {
     assert!(run(&["--version"]).ok().contains("version"));
 }
 
+/// What podman is made to do; prints what the assertions look for.
+///
+/// crun refuses hosts that mount both cgroup versions, so it is shown none of the second.
+const PODMAN: &str = r#"
+set -e
+podman import -q "$HOME/busybox.tar" localhost/bb:1 >/dev/null
+podman run --name p1 --network none localhost/bb:1 \
+    sh -c 'grep " / " /proc/mounts; echo hi >/x; rm /bin/vi; chown 5:6 /x'
+podman diff p1
+podman commit -q p1 localhost/bb:2 >/dev/null
+podman run --rm --network none localhost/bb:2 ls -ln /x
+printf 'FROM localhost/bb:2\nRUN echo built >/built && rm /bin/top\nCMD ["cat","/built"]\n' >"$HOME/Dockerfile"
+podman build -q --network none -t localhost/b3 -f "$HOME/Dockerfile" "$HOME" >/dev/null
+podman run --rm --network none localhost/b3
+podman rm -fa >/dev/null
+podman system reset -f >/dev/null 2>&1 || true
+"#;
+
 #[test]
-fn podman_runs_containers_on_it() {
-    if !is_root() || !has("podman") {
-        return skip("root and podman are needed");
+fn podman_runs_builds_and_commits_on_it() {
+    let tar = match fixture("busybox.tar") {
+        Ok(tar) if is_root() && has("podman") && has("crun") && has("unshare") => tar,
+        Ok(_) => return skip("root, podman, crun and unshare are needed"),
+        Err(why) => return skip(&why),
+    };
+    let mut users = vec![("root", User::Caller)];
+    match User::with_range() {
+        Ok(user) => users.push(("user with a range", user)),
+        Err(why) => skip(&why),
     }
-    skip("podman needs a working OCI runtime here: see docs/decisions.md");
+    for (name, user) in users {
+        let out = podman(user, &tar);
+        assert!(out.contains("fuse.rrun"), "{name}: {out}");
+        for line in ["A /x", "C /bin", "D /bin/vi", "built"] {
+            assert!(
+                out.lines().any(|seen| seen == line),
+                "{name}: no {line:?} in {out}"
+            );
+        }
+        let owned = out
+            .lines()
+            .any(|line| line.contains(" 5 ") && line.contains(" 6 "));
+        assert!(owned, "{name}: {out}");
+    }
+}
+
+fn podman(user: User, tar: &std::path::Path) -> String {
+    let home = Home::of(user);
+    home.write("busybox.tar", &fs::read(tar).unwrap());
+    let program = home.path("rrun-overlayfs");
+    std::os::unix::fs::symlink(binary(), &program).unwrap();
+    let path = |name: &str| home.path(name).display().to_string();
+    let storage = format!(
+        "[storage]\ndriver=\"overlay\"\ngraphroot=\"{}\"\nrunroot=\"{}\"\n\
+         [storage.options.overlay]\nmount_program=\"{}\"\n",
+        path("graph"),
+        path("run"),
+        program.display()
+    );
+    let containers = "[containers]\ncgroups=\"disabled\"\n\
+        default_ulimits=[\"nofile=20000:20000\",\"nproc=32768:32768\"]\n\
+        [engine]\nruntime=\"crun\"\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\n";
+    home.write("storage.conf", storage.as_bytes());
+    home.write("containers.conf", containers.as_bytes());
+    let script = home.write("script", PODMAN.as_bytes());
+    fs::create_dir(home.path("xdg")).unwrap();
+    home.own(&home.path("xdg"));
+    let inner = user.command(std::path::Path::new("sh"));
+    let mut words = vec!["sh".to_owned(), "-c".to_owned()];
+    words.push("umount /sys/fs/cgroup/unified 2>/dev/null; exec \"$@\"".to_owned());
+    words.push("sh".to_owned());
+    words.push(inner.get_program().to_string_lossy().into_owned());
+    words.extend(
+        inner
+            .get_args()
+            .map(|word| word.to_string_lossy().into_owned()),
+    );
+    words.push(script.display().to_string());
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "--propagation", "private"])
+        .args(&words)
+        .env("HOME", home.path(""))
+        .env("XDG_RUNTIME_DIR", path("xdg"))
+        .env("CONTAINERS_STORAGE_CONF", path("storage.conf"))
+        .env("CONTAINERS_CONF", path("containers.conf"))
+        .current_dir(home.path(""));
+    finish(command, &["podman"]).ok()
 }

@@ -1,6 +1,7 @@
 //! The FUSE protocol's bytes. All numbers are in host order, as the kernel passes them.
 //!
 //! Source: `include/uapi/linux/fuse.h`, version 7.40 and later.
+#![expect(clippy::host_endian_bytes, reason = "the protocol is in host order")]
 
 use rrun_core::{Attr, Errno, FileType, Time};
 use rrun_union::{Entry, Listed};
@@ -85,12 +86,10 @@ impl<'a> Body<'a> {
         Ok(*head)
     }
 
-    #[expect(clippy::host_endian_bytes, reason = "the protocol is in host order")]
     pub(crate) fn u32(&mut self) -> Result<u32, Errno> {
         self.take().map(u32::from_ne_bytes)
     }
 
-    #[expect(clippy::host_endian_bytes, reason = "the protocol is in host order")]
     pub(crate) fn u64(&mut self) -> Result<u64, Errno> {
         self.take().map(u64::from_ne_bytes)
     }
@@ -138,7 +137,6 @@ impl Reply {
     }
 
     /// Writes the header; the bytes are then ready to be sent.
-    #[expect(clippy::host_endian_bytes, reason = "the protocol is in host order")]
     pub(crate) fn finish(&mut self, unique: u64, result: Result<(), Errno>) -> &[u8] {
         let error = match result {
             Ok(()) => 0,
@@ -158,17 +156,14 @@ impl Reply {
         self.bytes.len() - OUT_HEADER
     }
 
-    #[expect(clippy::host_endian_bytes, reason = "the protocol is in host order")]
     pub(crate) fn u16(&mut self, value: u16) {
         self.bytes.extend_from_slice(&value.to_ne_bytes());
     }
 
-    #[expect(clippy::host_endian_bytes, reason = "the protocol is in host order")]
     pub(crate) fn u32(&mut self, value: u32) {
         self.bytes.extend_from_slice(&value.to_ne_bytes());
     }
 
-    #[expect(clippy::host_endian_bytes, reason = "the protocol is in host order")]
     pub(crate) fn u64(&mut self, value: u64) {
         self.bytes.extend_from_slice(&value.to_ne_bytes());
     }

@@ -159,7 +159,12 @@ impl Lower for Base {
         Ok(Attr {
             ino: node.0,
             kind,
-            perm: record.mode & 0o7777,
+            // Archives say what they like; on Linux a symbolic link always has all bits.
+            perm: if kind == FileType::Symlink {
+                0o777
+            } else {
+                record.mode & 0o7777
+            },
             uid,
             gid,
             nlink: record.nlink,
