@@ -1,5 +1,6 @@
 //! Container directories: making, finding, ending and removing them.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -334,15 +335,24 @@ pub fn processes(dir: &Path) -> Result<Vec<i32>, RunnerError> {
 /// # Errors
 ///
 /// Those of `syncfs(2)`.
-pub fn sync(dir: &Path) -> Result<(), RunnerError> {
+pub fn sync(dir: &Path, helper_argv: &[OsString]) -> Result<(), RunnerError> {
     let state = state::read(dir)?;
-    let Some((pid, _pidfd)) = state::open_init(&state) else {
+    let Some((_pid, pidfd)) = state::open_init(&state) else {
         return Ok(());
     };
-    let path = format!("/proc/{}/root", pid.as_raw_nonzero());
-    match std::fs::File::open(&path) {
-        Ok(root) => rustix::fs::syncfs(&root).at("write back the files of", dir),
-        // Not dumpable or just gone: there is no other way in.
-        Err(_) => Ok(()),
+    let Some((program, arguments)) = helper_argv.split_first() else {
+        return Ok(());
+    };
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .stdin(std::process::Stdio::from(pidfd))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .output()
+        .at("start the helper that syncs", dir)?;
+    if output.status.success() || state::open_init(&state).is_none() {
+        return Ok(());
     }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(std::io::Error::other(said)).at("write back the files of", dir)
 }

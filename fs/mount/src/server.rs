@@ -69,9 +69,13 @@ struct Server<'a> {
     vacancy: Condvar,
     stop: AtomicBool,
     failure: Mutex<Option<ServeError>>,
+    ended: &'a (dyn Fn() + Sync),
 }
 
 /// Serves `union` on a mounted connection until it is unmounted.
+///
+/// `ended` is called at once by the worker that sees the unmount: whoever unmounted may want to
+/// unmount next what the union holds open, and a program that exits there lets go soonest.
 ///
 /// # Errors
 ///
@@ -81,6 +85,7 @@ pub fn serve(
     union: &Arc<Union>,
     options: &ServeOptions,
     stats: &Stats,
+    ended: &(dyn Fn() + Sync),
 ) -> Result<(), ServeError> {
     let poll = if options.spin_us == 0 {
         None
@@ -98,6 +103,7 @@ pub fn serve(
         vacancy: Condvar::new(),
         stop: AtomicBool::new(false),
         failure: Mutex::new(None),
+        ended,
     };
     std::thread::scope(|scope| {
         for number in 1..options.threads.max(1) {
@@ -198,6 +204,7 @@ impl Server<'_> {
                 let (len, source) = match self.next(&mut buffer, &mut patience) {
                     Ok(Some(next)) => next,
                     Ok(None) => {
+                        (self.ended)();
                         self.halt();
                         return;
                     }

@@ -23,7 +23,7 @@ fn settled(
     let dir = names::resolve(&environment.containers(), name)?;
     let config = ContainerConfig::load(&dir)?;
     // A running container's latest writes may still be in the kernel's cache of its mount.
-    container::sync(&dir)?;
+    container::sync(&dir, &super::hidden::Parts::of_self()?.sync())?;
     Ok((dir, config))
 }
 

@@ -20,6 +20,7 @@ use crate::{report, sys};
 const MONITOR: &str = "__monitor";
 const SERVE: &str = "__serve";
 const IDS: &str = "__ids";
+const SYNC: &str = "__sync";
 
 /// Where the runner leaves the descriptors of a hidden program.
 const FIRST_FD: i32 = 3;
@@ -55,6 +56,11 @@ impl Parts {
     pub(crate) fn ids(&self) -> Vec<OsString> {
         vec![self.program.clone(), IDS.into()]
     }
+
+    /// The helper that makes a running container's files complete on disk.
+    pub(crate) fn sync(&self) -> Vec<OsString> {
+        vec![self.program.clone(), SYNC.into()]
+    }
 }
 
 /// Runs a hidden program if `argv` names one.
@@ -74,6 +80,8 @@ pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
         serve_main(&dir())
     } else if word == IDS {
         ids_main()
+    } else if word == SYNC {
+        ids::enter_and_sync(std::io::stdin().as_fd()).map_err(Failure::from)
     } else if word == "overlayfs" {
         return Some(overlayfs::main(&argv[2..]));
     } else {
@@ -104,10 +112,25 @@ fn serve_main(dir: &Path) -> Result<(), Failure> {
     drop(line);
     // Modes come from the kernel with the asker's mask applied.
     rustix::process::umask(rustix::fs::Mode::empty());
-    serve(&device, &union, &ServeOptions::default(), &Stats::default())?;
+    serve(
+        &device,
+        &union,
+        &ServeOptions::default(),
+        &Stats::default(),
+        &exit_now,
+    )?;
     // Held until here: nothing the container reads may be collected.
     drop(lease);
     Ok(())
+}
+
+/// Ends the process: everything is on disk, and the kernel releases what is held soonest so.
+#[expect(
+    clippy::exit,
+    reason = "a server has nothing left to do once it is unmounted"
+)]
+pub(crate) fn exit_now() {
+    std::process::exit(0);
 }
 
 fn receive_device(line: &OwnedFd) -> Result<File, Failure> {

@@ -321,9 +321,15 @@ fn serve(request: &Request) -> Result<i32, String> {
     rustix::process::umask(rustix::fs::Mode::empty());
     let stats = Stats::default();
     let union = Arc::new(union);
-    rrun_mount::serve(&device, &union, &request.serve, &stats)
-        .map(|()| 0)
-        .map_err(|error| error.to_string())
+    rrun_mount::serve(
+        &device,
+        &union,
+        &request.serve,
+        &stats,
+        &super::hidden::exit_now,
+    )
+    .map(|()| 0)
+    .map_err(|error| error.to_string())
 }
 
 fn open_union(request: &Request) -> Result<Union, rrun_union::UnionError> {

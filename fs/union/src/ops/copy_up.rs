@@ -292,6 +292,11 @@ impl Union {
             upper.dress(&at, &what)?;
             return Ok((at, Some(temporary), None));
         }
+        // In a setgid directory a new file gets the directory's group, not that of the lower file.
+        let near = match self.options.ids {
+            IdStore::Real => upper.work()?,
+            IdStore::Virtual => near,
+        };
         let (at, temporary) = match upper.unnamed(near.as_fd(), &what)? {
             Some(file) => (At::Fd(Arc::new(file)), None),
             None => {
