@@ -84,7 +84,8 @@ impl Union {
         let fd = Arc::new(Upper::open_dir(parent_fd.as_fd(), &name)?);
         state.place = Where::Upper;
         state.pretend = self.pretend(&what);
-        *lock(&node.fd) = Some(fd);
+        *lock(&node.spot) = Some((parent.id, name.clone()));
+        self.dir_fds.put(node.id, fd);
         if let Some(dir) = parent_state.dir.as_mut() {
             dir.put(&name, node.id, node.kind, true);
         }
