@@ -85,12 +85,10 @@ impl<'a> Body<'a> {
         Ok(*head)
     }
 
-    #[expect(clippy::host_endian_bytes, reason = "the protocol is in host order")]
     pub(crate) fn u32(&mut self) -> Result<u32, Errno> {
         self.take().map(u32::from_ne_bytes)
     }
 
-    #[expect(clippy::host_endian_bytes, reason = "the protocol is in host order")]
     pub(crate) fn u64(&mut self) -> Result<u64, Errno> {
         self.take().map(u64::from_ne_bytes)
     }

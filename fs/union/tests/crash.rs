@@ -1,5 +1,5 @@
 //! What a killed process, a second one, or a full disk leaves behind.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "test code")]
+#![expect(clippy::unwrap_used, reason = "test code")]
 #![allow(dead_code, reason = "the common module is shared with the model test")]
 
 mod common;
