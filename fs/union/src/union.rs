@@ -10,6 +10,7 @@ use rrun_core::{Attr, Errno, FileType, Lower, NodeId};
 use crate::error::UnionError;
 use crate::fds::{DirFds, Fds};
 use crate::lookups::Lookups;
+use crate::meta::Virtual;
 use crate::node::{Dir, Node, State, Table, Where, lock};
 use crate::options::Options;
 use crate::types::{Entry, Ino};
@@ -127,6 +128,10 @@ impl Union {
             // An overlay's own upper directory keeps its owner, as in kernel overlayfs.
             return Ok(());
         }
+        let what = Virtual::of(attr);
+        upper.dress(&at, &what)?;
+        at.chmod(what.disk_perm())?;
+        root.pretend = self.pretend(&what);
         self.copy_attributes(upper, NodeId::ROOT, attr, &at, root)?;
         upper.marks.set_origin(&at, attr.ino, b"/")
     }
@@ -261,6 +266,9 @@ impl Union {
                     pretend.apply(&mut attr);
                     // a type never changes while the kernel knows the file
                     attr.kind = node.kind;
+                } else if self.options.ids == crate::IdStore::Virtual {
+                    // Root's, with nothing to note: on disk it belongs to the server's user.
+                    (attr.uid, attr.gid) = (0, 0);
                 }
                 attr.nlink -= u32::from(state.indexed).min(attr.nlink);
                 attr
