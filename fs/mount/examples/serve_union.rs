@@ -1,6 +1,6 @@
 //! Serves a union of plain directories: `serve_union UPPER WORK MOUNTPOINT LOWER...`, the first
 //! lower directory uppermost. Ends when it is unmounted. Needs root.
-#![expect(clippy::expect_used, missing_docs, reason = "an example")]
+#![expect(clippy::expect_used, reason = "an example")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
