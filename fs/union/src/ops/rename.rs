@@ -260,12 +260,22 @@ impl Union {
         }
         self.mark_moved(moving, from.fd, from.name, to_dir_below)?;
         let is_dir = moving.kind == FileType::Directory;
-        let (mut moved, gone) = lock_two(moving, target.map(|target| &**target));
+        let (mut moved, mut gone) = lock_two(moving, target.map(|target| &**target));
         let moves = is_dir.then(|| self.dir_fds.moving());
-        if whiteout_there {
-            upper.rename_to_whiteout(from.disk(), to.disk(), is_dir, from_in_lower)?;
+        let renamed = if whiteout_there {
+            upper.rename_to_whiteout(from.disk(), to.disk(), is_dir, from_in_lower)
         } else {
-            upper.rename(from.disk(), to.disk(), from_in_lower)?;
+            upper.rename(from.disk(), to.disk(), from_in_lower)
+        };
+        if let Err(error) = renamed {
+            // The target was got ready to go, but stays.
+            if let Some(state) = &mut gone
+                && state.dir.is_some()
+                && matches!(state.place, Where::Pinned(_))
+            {
+                state.place = Where::Upper;
+            }
+            return Err(error);
         }
         move_spot(moving, to);
         drop(moves);
