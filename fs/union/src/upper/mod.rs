@@ -496,27 +496,29 @@ impl Upper {
         is_dir: bool,
         whiteout: bool,
     ) -> Result<(), Errno> {
-        if is_dir {
-            // A directory cannot replace a whiteout: swap the two.
-            match Self::exchange(from, to) {
-                // The whiteout is a dot file.
-                Err(Errno::ENOENT) => {}
-                Ok(()) if !whiteout => return self.remove_whiteout(from.0, from.1),
-                done => return done,
-            }
+        if Self::has_dotted(to.0, to.1)? {
+            self.rename(from, to, whiteout)?;
+            return Self::unlink(to.0, &wh_name(to.1));
         }
-        self.rename(from, to, whiteout)?;
-        Self::remove_dotted(to.0, to.1)
+        if !is_dir {
+            return self.rename(from, to, whiteout);
+        }
+        // A directory cannot replace a whiteout: swap the two.
+        Self::exchange(from, to)?;
+        if whiteout {
+            Ok(())
+        } else {
+            self.remove_whiteout(from.0, from.1)
+        }
     }
 
-    /// Removes the dot file that may be the whiteout of `name`.
-    pub(crate) fn remove_dotted(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
-        if name.len() + 4 > rrun_core::NAME_MAX {
-            return Ok(());
-        }
-        match Self::unlink(dir, &wh_name(name)) {
-            Err(Errno::ENOENT) => Ok(()),
-            done => done,
+    /// Whether the whiteout of `name` is a dot file: when nothing has the name itself. A dot file
+    /// beside a device is an ordinary file that happens to be called so.
+    pub(crate) fn has_dotted(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
+        match stat_at(dir, name) {
+            Ok(_) => Ok(false),
+            Err(Errno::ENOENT) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
