@@ -218,6 +218,10 @@ fn run_inside(flags: &str, inner: &str) {
 
 #[test]
 fn every_case_has_the_expected_outcome() {
+    if let Some(place) = std::env::var_os(cases::MAPPING) {
+        eprintln!("mapping: {}", cases::map_and_write(Path::new(&place)));
+        return;
+    }
     let _old = rustix::process::umask(Mode::empty());
     if std::env::var_os(INNER).is_none() {
         if rustix::process::geteuid().is_root() {
