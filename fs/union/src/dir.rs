@@ -145,9 +145,12 @@ impl Union {
         }
         let at = At::Name(Arc::clone(fd), name.into());
         let disk = at.stat()?;
-        let dotted = name
+        let mut dotted = name
             .strip_prefix(b".wh.")
             .filter(|rest| !rest.is_empty() && disk.attr.kind == FileType::Regular);
+        if dotted.is_some() && upper.marks.is_plain(&at)? {
+            dotted = None;
+        }
         if disk.is_whiteout() || dotted.is_some() {
             let hidden = dotted.unwrap_or(name);
             if let Some(below) = self.lower_child(dir.lower, hidden)? {

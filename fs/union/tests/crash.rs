@@ -112,6 +112,22 @@ fn half_written_sparse_copies_survive_a_restart() {
     }
 }
 
+#[test]
+fn a_name_not_seen_before_a_copy_up_shows_the_new_contents_after_a_restart() {
+    let fixture = Fixture::new();
+    for round in 0..3 {
+        let union = fixture.open(options(IdStore::Virtual, true)).unwrap();
+        if round == 0 {
+            let ino = find(&union, "h1").unwrap();
+            union.write(ino, 0, b"TWO", OnWrite::Keep).unwrap();
+        }
+        assert_eq!(read(&union, "a/h2"), b"TWO names", "round {round}");
+        assert_eq!(read(&union, "h1"), b"TWO names", "round {round}");
+        let inos = ["a/h2", "h1"].map(|name| union.getattr(find(&union, name).unwrap()));
+        assert_eq!(inos[0].unwrap().ino, inos[1].unwrap().ino, "round {round}");
+    }
+}
+
 /// Dot-file whiteouts are what an upper directory of an unprivileged fuse-overlayfs holds.
 #[test]
 fn dot_file_whiteouts_in_the_upper_directory_give_way() {

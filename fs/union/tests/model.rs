@@ -21,7 +21,7 @@ use rrun_union::{
 };
 
 /// Names new files get; those of the lower layers are among them.
-const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "h1", "h2"];
+const NAMES: [&str; 10] = ["a", "b", "c", "d", "e", "f", "h1", "h2", ".wh.a", ".wh.d"];
 const XATTRS: [&str; 3] = ["user.one", "user.two", "user.overlay.opaque"];
 
 /// One step; numbers choose among what exists at that time.

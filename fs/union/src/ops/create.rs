@@ -171,6 +171,7 @@ impl Union {
         let (what, default_acl) = self.newborn(&parent, &site.state, kind, mode, rdev, caller)?;
         make(upper, &site, &what)?;
         let at = At::Name(Arc::clone(&fd), name.into());
+        upper.marks.set_plain(&at, name)?;
         if let Some(default) = default_acl {
             self.inherit_acl(&at, kind, &default, mode)?;
         }
@@ -331,6 +332,7 @@ impl Union {
         let mut site = self.site(&parent, &fd, new_name)?;
         let mut state = node.lock();
         let at = self.at(&state)?;
+        upper.marks.set_plain(&at, new_name)?;
         upper.link_into(&at, fd.as_fd(), new_name, site.place)?;
         state.links.push((parent.id, new_name.into()));
         if state.unlinked {

@@ -211,13 +211,13 @@ impl Union {
         node: &Node,
         parent_fd: &Arc<OwnedFd>,
         name: &[u8],
-        new_below: bool,
+        (new_name, new_below): (&[u8], bool),
     ) -> Result<(), Errno> {
-        if node.kind != FileType::Directory {
-            return Ok(());
-        }
         let upper = self.upper()?;
         let at = At::Name(Arc::clone(parent_fd), name.into());
+        if node.kind != FileType::Directory {
+            return upper.marks.set_plain(&at, new_name);
+        }
         let lower = node.lock().dir.as_ref().and_then(|dir| dir.lower);
         match lower {
             Some(lower) => {
@@ -258,14 +258,24 @@ impl Union {
         if let Some(target) = target {
             self.clear_target(upper, to, moving, target)?;
         }
-        self.mark_moved(moving, from.fd, from.name, to_dir_below)?;
+        self.mark_moved(moving, from.fd, from.name, (to.name, to_dir_below))?;
         let is_dir = moving.kind == FileType::Directory;
-        let (mut moved, gone) = lock_two(moving, target.map(|target| &**target));
+        let (mut moved, mut gone) = lock_two(moving, target.map(|target| &**target));
         let moves = is_dir.then(|| self.dir_fds.moving());
-        if whiteout_there {
-            upper.rename_to_whiteout(from.disk(), to.disk(), is_dir, from_in_lower)?;
+        let renamed = if whiteout_there {
+            upper.rename_to_whiteout(from.disk(), to.disk(), is_dir, from_in_lower)
         } else {
-            upper.rename(from.disk(), to.disk(), from_in_lower)?;
+            upper.rename(from.disk(), to.disk(), from_in_lower)
+        };
+        if let Err(error) = renamed {
+            // The target was got ready to go, but stays.
+            if let Some(state) = &mut gone
+                && state.dir.is_some()
+                && matches!(state.place, Where::Pinned(_))
+            {
+                state.place = Where::Upper;
+            }
+            return Err(error);
         }
         move_spot(moving, to);
         drop(moves);
@@ -350,8 +360,8 @@ impl Union {
     ) -> Result<(), Errno> {
         let (from_in_lower, from_dir_below) = self.is_lower_dir(dirs.from()?, from.name)?;
         let (to_in_lower, to_dir_below) = self.is_lower_dir(dirs.to()?, to.name)?;
-        self.mark_moved(moving, from.fd, from.name, to_dir_below)?;
-        self.mark_moved(target, to.fd, to.name, from_dir_below)?;
+        self.mark_moved(moving, from.fd, from.name, (to.name, to_dir_below))?;
+        self.mark_moved(target, to.fd, to.name, (from.name, from_dir_below))?;
         let (mut moved, other) = lock_two(moving, Some(target));
         let moves = self.dir_fds.moving();
         Upper::exchange(from.disk(), to.disk())?;

@@ -124,22 +124,24 @@ impl Upper {
         is_dir: bool,
     ) -> Result<(), Errno> {
         let work = self.work()?;
-        if is_dir {
-            match rfs::renameat_with(work, temporary, dir, name, RenameFlags::EXCHANGE) {
-                Ok(()) => return Self::unlink(work.as_fd(), temporary),
-                // The whiteout is a dot file.
-                Err(rustix::io::Errno::NOENT) => {}
-                Err(error) => {
-                    self.discard(temporary);
-                    return Err(errno(error));
-                }
+        let settled = Self::has_dotted(dir, name).and_then(|dotted| {
+            if is_dir && !dotted {
+                rfs::renameat_with(work, temporary, dir, name, RenameFlags::EXCHANGE)
+            } else {
+                rfs::renameat(work, temporary, dir, name)
+            }
+            .map_err(errno)?;
+            Ok(dotted)
+        });
+        match settled {
+            Ok(true) => Self::unlink(dir, &super::wh_name(name)),
+            Ok(false) if is_dir => Self::unlink(work.as_fd(), temporary),
+            Ok(false) => Ok(()),
+            Err(error) => {
+                self.discard(temporary);
+                Err(error)
             }
         }
-        if let Err(error) = rfs::renameat(work, temporary, dir, name) {
-            self.discard(temporary);
-            return Err(errno(error));
-        }
-        Self::remove_dotted(dir, name)
     }
 
     /// Makes a file that is neither regular with contents nor a directory nor a symlink.

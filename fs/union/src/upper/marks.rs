@@ -18,6 +18,8 @@ pub(crate) struct Marks {
     origin: &'static [u8],
     /// `SIZE LOCATOR`: holes below SIZE are to be read from this lower file. Ours.
     fill: &'static [u8],
+    /// On a file whose name starts with `.wh.` but that is no whiteout. Ours.
+    plain: &'static [u8],
     /// Prefix under which names that would collide with the above, or that the server may not
     /// set, are kept.
     escape: &'static [u8],
@@ -28,6 +30,7 @@ const TRUSTED: Marks = Marks {
     redirect: b"trusted.overlay.redirect",
     origin: b"trusted.rrun.origin",
     fill: b"trusted.rrun.fill",
+    plain: b"trusted.rrun.plain",
     escape: b"trusted.rrun.x.",
 };
 const USER: Marks = Marks {
@@ -35,6 +38,7 @@ const USER: Marks = Marks {
     redirect: b"user.overlay.redirect",
     origin: b"user.rrun.origin",
     fill: b"user.rrun.fill",
+    plain: b"user.rrun.plain",
     escape: b"user.rrun.x.",
 };
 
@@ -107,6 +111,22 @@ impl Marks {
 
     pub(crate) fn set_opaque(&self, at: &At) -> Result<(), Errno> {
         at.set_xattr(self.opaque, b"y", XattrFlags::empty())
+    }
+
+    /// Marks a file that is given a name which looks like a whiteout's.
+    pub(crate) fn set_plain(&self, at: &At, name: &[u8]) -> Result<(), Errno> {
+        if !name.starts_with(b".wh.") {
+            return Ok(());
+        }
+        match at.set_xattr(self.plain, b"y", XattrFlags::empty()) {
+            // Only a regular file is taken for a whiteout; the others cannot be marked.
+            Ok(()) | Err(Errno::EPERM | Errno::EOPNOTSUPP) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn is_plain(&self, at: &At) -> Result<bool, Errno> {
+        Ok(at.xattr(self.plain)?.is_some())
     }
 
     pub(crate) fn set_redirect(&self, at: &At, path: &[u8]) -> Result<(), Errno> {

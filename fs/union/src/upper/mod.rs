@@ -6,6 +6,7 @@
 mod create;
 mod marks;
 mod open;
+mod tree;
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -19,6 +20,7 @@ use rustix::fs::{
 
 pub(crate) use create::Place;
 pub(crate) use marks::{Marks, is_internal, is_opaque, redirect};
+pub(crate) use tree::remove_tree;
 
 use crate::options::IdStore;
 use crate::types::SetTime;
@@ -496,27 +498,29 @@ impl Upper {
         is_dir: bool,
         whiteout: bool,
     ) -> Result<(), Errno> {
-        if is_dir {
-            // A directory cannot replace a whiteout: swap the two.
-            match Self::exchange(from, to) {
-                // The whiteout is a dot file.
-                Err(Errno::ENOENT) => {}
-                Ok(()) if !whiteout => return self.remove_whiteout(from.0, from.1),
-                done => return done,
-            }
+        if Self::has_dotted(to.0, to.1)? {
+            self.rename(from, to, whiteout)?;
+            return Self::unlink(to.0, &wh_name(to.1));
         }
-        self.rename(from, to, whiteout)?;
-        Self::remove_dotted(to.0, to.1)
+        if !is_dir {
+            return self.rename(from, to, whiteout);
+        }
+        // A directory cannot replace a whiteout: swap the two.
+        Self::exchange(from, to)?;
+        if whiteout {
+            Ok(())
+        } else {
+            self.remove_whiteout(from.0, from.1)
+        }
     }
 
-    /// Removes the dot file that may be the whiteout of `name`.
-    pub(crate) fn remove_dotted(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
-        if name.len() + 4 > rrun_core::NAME_MAX {
-            return Ok(());
-        }
-        match Self::unlink(dir, &wh_name(name)) {
-            Err(Errno::ENOENT) => Ok(()),
-            done => done,
+    /// Whether the whiteout of `name` is a dot file: when nothing has the name itself. A dot file
+    /// beside a device is an ordinary file that happens to be called so.
+    pub(crate) fn has_dotted(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
+        match stat_at(dir, name) {
+            Ok(_) => Ok(false),
+            Err(Errno::ENOENT) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
@@ -584,39 +588,4 @@ fn index_name(ino: u64) -> Vec<u8> {
 
 fn wh_name(name: &[u8]) -> Vec<u8> {
     [b".wh.", name].concat()
-}
-
-/// Deepest tree removed by recursion; deeper ones are first lifted to the top of the work
-/// directory. Small, because a server thread's stack is.
-const REMOVE_DEPTH_MAX: u32 = 64;
-
-/// Removes `name` and everything below it.
-pub(crate) fn remove_tree(dir: BorrowedFd<'_>, name: &[u8], depth: u32) -> Result<(), Errno> {
-    match rfs::unlinkat(dir, name, AtFlags::empty()) {
-        Ok(()) => return Ok(()),
-        Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
-        Err(error) => return Err(errno(error)),
-    }
-    match rfs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
-        Ok(()) => return Ok(()),
-        Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::EXIST) => {}
-        Err(error) => return Err(errno(error)),
-    }
-    let own = Upper::open_dir(dir, name)?;
-    let mut names = Vec::new();
-    read_names(own.as_fd(), |entry, _| {
-        names.push(entry.to_vec());
-        Ok(())
-    })?;
-    for (number, entry) in names.iter().enumerate() {
-        if depth < REMOVE_DEPTH_MAX {
-            remove_tree(own.as_fd(), entry, depth + 1)?;
-        } else {
-            let lifted = [name, b".", number.to_string().as_bytes()].concat();
-            let lifted = &lifted[lifted.len().saturating_sub(rrun_core::NAME_MAX)..];
-            rfs::renameat(&own, &**entry, dir, lifted).map_err(errno)?;
-            remove_tree(dir, lifted, 0)?;
-        }
-    }
-    rfs::unlinkat(dir, name, AtFlags::REMOVEDIR).map_err(errno)
 }

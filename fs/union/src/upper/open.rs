@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
 
 use rrun_core::Errno;
 use rustix::fs::{self as rfs, FlockOperation, Mode, OFlags, SeekFrom};
@@ -19,6 +20,10 @@ const INDEX: &[u8] = b"index";
 /// The unit in which sparse copy-up counts; a file system that reports holes more coarsely does
 /// not get it.
 const PROBE_BLOCK: u64 = 4096;
+/// Attempts to lock after the first, and the pause before each: a tenth of a second in all, more
+/// than a fork and exec take, and not felt by one who is told that another writes here.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 fn open_dir(path: &Path) -> Result<OwnedFd, UnionError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -27,6 +32,22 @@ fn open_dir(path: &Path) -> Result<OwnedFd, UnionError> {
         path: path.to_owned(),
         errno: errno(error),
     })
+}
+
+/// Takes the lock on the work directory. One who just closed it may for a moment live on in a
+/// child between fork and exec, or in a thread that still clears up: worth a short wait.
+fn lock_alone(work: &OwnedFd) -> Result<(), Errno> {
+    let mut tries = LOCK_TRIES;
+    loop {
+        match rfs::flock(work, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(_) if tries > 0 => {
+                tries -= 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(error) => return Err(errno(error)),
+        }
+    }
 }
 
 impl Upper {
@@ -44,8 +65,7 @@ impl Upper {
             (None, open_dir(&work.join("index")).ok())
         } else {
             let work_fd = open_dir(work)?;
-            rfs::flock(&work_fd, FlockOperation::NonBlockingLockExclusive)
-                .map_err(|_| UnionError::Busy(upper.to_owned()))?;
+            lock_alone(&work_fd).map_err(|_| UnionError::Busy(upper.to_owned()))?;
             clear(&work_fd).map_err(failed("clear"))?;
             match rfs::mkdirat(&work_fd, INDEX, Mode::RWXU) {
                 Ok(()) | Err(rustix::io::Errno::EXIST) => {}
