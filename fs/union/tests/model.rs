@@ -1,9 +1,7 @@
 //! Random operations on a union and on a simple model of a file system, compared after each.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
-    clippy::print_stderr,
     clippy::wildcard_enum_match_arm,
     clippy::cast_possible_truncation,
     reason = "test code"
@@ -520,9 +518,8 @@ impl Pair {
     }
 
     fn xattr(&mut self, op: &Op) {
-        let (f, n) = match *op {
-            Op::SetXattr(f, n, _) | Op::RemoveXattr(f, n) => (f, n),
-            _ => return,
+        let (Op::SetXattr(f, n, _) | Op::RemoveXattr(f, n)) = *op else {
+            return;
         };
         let path = self.any(f);
         let allowed = [FileType::Regular, FileType::Directory];
