@@ -70,14 +70,8 @@ pub(crate) fn dispatch(
         op::SYMLINK => call.symlink(),
         op::MKNOD => call.mknod(),
         op::MKDIR => call.mkdir(),
-        op::UNLINK => call
-            .body
-            .name()
-            .and_then(|name| union.unlink(call.ino, name)),
-        op::RMDIR => call
-            .body
-            .name()
-            .and_then(|name| union.rmdir(call.ino, name)),
+        op::UNLINK => call.by_name(Union::unlink),
+        op::RMDIR => call.by_name(Union::rmdir),
         op::RENAME => call.rename(false),
         op::RENAME2 => call.rename(true),
         op::LINK => call.link(),
@@ -97,10 +91,7 @@ pub(crate) fn dispatch(
         op::SETXATTR => call.setxattr(session),
         op::GETXATTR => call.getxattr(),
         op::LISTXATTR => call.listxattr(),
-        op::REMOVEXATTR => call
-            .body
-            .name()
-            .and_then(|name| union.removexattr(call.ino, name)),
+        op::REMOVEXATTR => call.by_name(Union::removexattr),
         op::READDIR => call.readdir(false),
         op::READDIRPLUS => call.readdir(true),
         op::FALLOCATE => call.fallocate(),
@@ -128,6 +119,14 @@ impl Call<'_, '_> {
             };
             self.union.forget(Ino(node), lookups);
         }
+    }
+
+    /// What takes a node and a name and answers nothing.
+    fn by_name(
+        &mut self,
+        run: impl FnOnce(&Union, Ino, &[u8]) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        run(self.union, self.ino, self.body.name()?)
     }
 
     fn give(&mut self, entry: Result<Entry, Errno>) -> Result<(), Errno> {

@@ -162,6 +162,10 @@ impl Union {
             .transpose()?
             .map(|attr| attr.kind);
         let node = self.load_node(upper, parent, &at, name, &disk, below, below_kind)?;
+        if dir.slots.get(name) == Some(&Slot::Whiteout) && below_kind == Some(FileType::Directory) {
+            // A dot-file whiteout that the file made its way over: not counted twice.
+            dir.subdirs += 1;
+        }
         dir.put(name, node.id, node.kind, below.is_some());
         dir.subdirs += i64::from(node.kind == FileType::Directory)
             - i64::from(below_kind == Some(FileType::Directory));
@@ -345,8 +349,8 @@ impl Union {
         }
     }
 
-    /// The directory above a directory.
-    fn parent_ino(&self, found: &Found) -> u64 {
+    /// The id of the directory above a directory.
+    pub(crate) fn parent_id(&self, found: &Found) -> u64 {
         let parent = match found {
             Found::Own(node) => node.lock().links.first().map(|link| link.0),
             Found::Plain(node) => self
@@ -355,7 +359,12 @@ impl Union {
                 .ok()
                 .and_then(|names| names.first().map(|n| n.0.0)),
         };
-        let parent = parent.unwrap_or(Ino::ROOT.0);
+        parent.unwrap_or(Ino::ROOT.0)
+    }
+
+    /// `st_ino` of the directory above a directory.
+    fn parent_ino(&self, found: &Found) -> u64 {
+        let parent = self.parent_id(found);
         let found = self.find(Ino(parent));
         found
             .and_then(|found| match found {

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lru::LruCache;
 use rrun_core::{Data, Errno};
@@ -82,7 +83,7 @@ impl Fds {
     pub(crate) fn new() -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let files = limit
-            .and_then(|n| usize::try_from(n / 2).ok())
+            .and_then(|n| usize::try_from(n / 4).ok())
             .unwrap_or(FILES_DEFAULT)
             .clamp(SHARDS, FILES_MAX);
         let each = NonZeroUsize::new(files / SHARDS).unwrap_or(NonZeroUsize::MIN);
@@ -107,8 +108,66 @@ impl Fds {
         drop(old);
     }
 
+    /// Closes all that are not in use.
+    pub(crate) fn clear(&self) {
+        for shard in &self.shards {
+            lock(shard).clear();
+        }
+    }
+
     pub(crate) fn remove(&self, id: u64) {
         let old = lock(self.shard(id)).pop(&id);
         drop(old);
+    }
+}
+
+/// Open upper directories, those used last; the others are opened again along their path.
+#[derive(Debug)]
+pub(crate) struct DirFds {
+    cache: Mutex<LruCache<u64, Arc<OwnedFd>>>,
+    /// Held for writing while a directory moves, on disk and in its `spot`. Nothing but a `spot`
+    /// and the cache is locked by one who holds it.
+    moves: RwLock<()>,
+}
+
+impl DirFds {
+    pub(crate) fn new() -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let count = limit
+            .and_then(|n| usize::try_from(n / 4).ok())
+            .unwrap_or(FILES_DEFAULT)
+            .clamp(SHARDS, FILES_MAX);
+        let count = NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            cache: Mutex::new(LruCache::new(count)),
+            moves: RwLock::new(()),
+        }
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<OwnedFd>> {
+        lock(&self.cache).get(&id).cloned()
+    }
+
+    pub(crate) fn put(&self, id: u64, fd: Arc<OwnedFd>) {
+        let old = lock(&self.cache).push(id, fd);
+        drop(old);
+    }
+
+    pub(crate) fn remove(&self, id: u64) {
+        let old = lock(&self.cache).pop(&id);
+        drop(old);
+    }
+
+    /// Closes all that are not in use.
+    pub(crate) fn clear(&self) {
+        lock(&self.cache).clear();
+    }
+
+    pub(crate) fn no_moves(&self) -> RwLockReadGuard<'_, ()> {
+        self.moves.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn moving(&self) -> RwLockWriteGuard<'_, ()> {
+        self.moves.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

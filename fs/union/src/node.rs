@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rrun_core::{FileType, NodeId};
@@ -30,11 +29,13 @@ pub(crate) struct Node {
     /// Held while the file is brought into the upper directory.
     pub(crate) copy_up: Mutex<()>,
     pub(crate) state: Mutex<State>,
-    /// The open upper directory, of a directory that is there. Once set it stays, and it is set
-    /// before anything takes the state of a directory to change it: finding a child's place then
-    /// needs no state but the child's own.
-    pub(crate) fd: Mutex<Option<Arc<OwnedFd>>>,
+    /// Parent and name of a directory that is in the upper directory. Apart from `state`, so that
+    /// a child's place is found with no state locked but the child's own; taken last.
+    pub(crate) spot: Mutex<Option<Spot>>,
 }
+
+/// A directory's id and a name there.
+pub(crate) type Spot = (u64, Box<[u8]>);
 
 /// Where the file is.
 #[derive(Debug, Clone)]
@@ -117,6 +118,10 @@ impl Node {
         ino: Option<u64>,
         state: State,
     ) -> Self {
+        let spot = match state.place {
+            Where::Upper if kind == FileType::Directory => state.links.first().cloned(),
+            Where::Upper | Where::Lower | Where::Pinned(_) => None,
+        };
         Self {
             id,
             kind,
@@ -124,7 +129,7 @@ impl Node {
             ino,
             copy_up: Mutex::new(()),
             state: Mutex::new(state),
-            fd: Mutex::new(None),
+            spot: Mutex::new(spot),
         }
     }
 

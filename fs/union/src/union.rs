@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use rrun_core::{Attr, Errno, FileType, Lower, NodeId};
 
 use crate::error::UnionError;
-use crate::fds::Fds;
+use crate::fds::{DirFds, Fds};
 use crate::lookups::Lookups;
+use crate::meta::Virtual;
 use crate::node::{Dir, Node, State, Table, Where, lock};
 use crate::options::{IdStore, Options};
 use crate::types::{Entry, Ino};
@@ -27,6 +28,7 @@ pub struct Union {
     pub(crate) nodes: Table,
     pub(crate) lookups: Lookups,
     pub(crate) fds: Fds,
+    pub(crate) dir_fds: DirFds,
     next_id: AtomicU64,
     /// Held by a rename that moves a directory, so that no two make a loop.
     pub(crate) tree_moves: Mutex<()>,
@@ -83,6 +85,7 @@ impl Union {
             nodes: Table::new(),
             lookups: Lookups::new(),
             fds: Fds::new(),
+            dir_fds: DirFds::new(),
             next_id: AtomicU64::new(NodeId::LIMIT),
             tree_moves: Mutex::new(()),
         };
@@ -102,7 +105,7 @@ impl Union {
             self.dress_root(upper, &mut root, &attr)?;
         }
         let ino = attr.ino;
-        let node = self.nodes.get_or(Ino::ROOT.0, || {
+        self.nodes.get_or(Ino::ROOT.0, || {
             Node::new(
                 Ino::ROOT.0,
                 FileType::Directory,
@@ -111,9 +114,6 @@ impl Union {
                 root,
             )
         });
-        if let Some(upper) = &self.upper {
-            *lock(&node.fd) = Some(Arc::clone(&upper.root));
-        }
         self.load_index()
     }
 
@@ -128,6 +128,10 @@ impl Union {
             // An overlay's own upper directory keeps its owner, as in kernel overlayfs.
             return Ok(());
         }
+        let what = Virtual::of(attr);
+        upper.dress(&at, &what)?;
+        at.chmod(what.disk_perm())?;
+        root.pretend = self.pretend(&what);
         self.copy_attributes(upper, NodeId::ROOT, attr, &at, root)?;
         upper.marks.set_origin(&at, attr.ino, b"/")
     }
@@ -193,23 +197,50 @@ impl Union {
 
     /// The open upper directory of a directory node that is in the upper directory.
     pub(crate) fn dir_fd(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
-        if let Some(fd) = &*lock(&node.fd) {
-            return Ok(Arc::clone(fd));
+        if node.id == Ino::ROOT.0 {
+            return self
+                .upper
+                .as_ref()
+                .map(|upper| Arc::clone(&upper.root))
+                .ok_or(Errno::EIO);
         }
-        self.dir_fd_in(node, &node.lock())
+        if let Some(fd) = self.dir_fds.get(node.id) {
+            return Ok(fd);
+        }
+        let _unmoved = self.dir_fds.no_moves();
+        self.reopen_dir(node)
     }
 
-    /// The same when the state is locked already.
-    pub(crate) fn dir_fd_in(&self, node: &Node, state: &State) -> Result<Arc<OwnedFd>, Errno> {
-        if let Some(fd) = &*lock(&node.fd) {
-            return Ok(Arc::clone(fd));
-        }
-        let fd = match self.at(state)? {
-            At::Name(parent, name) => Arc::new(Upper::open_dir(parent.as_fd(), &name)?),
-            At::Fd(file) => Arc::new(file.try_clone()?.into()),
+    /// Opens a directory along its path, as far up as none is open; no directory moves meanwhile.
+    fn reopen_dir(&self, node: &Node) -> Result<Arc<OwnedFd>, Errno> {
+        let (parent, name) = lock(&node.spot).clone().ok_or(Errno::ESTALE)?;
+        let parent_fd = match (parent == Ino::ROOT.0, &self.upper) {
+            (true, Some(upper)) => Arc::clone(&upper.root),
+            (true, None) => return Err(Errno::EIO),
+            (false, _) => match self.dir_fds.get(parent) {
+                Some(fd) => fd,
+                None => self.reopen_dir(&*self.nodes.get(parent).ok_or(Errno::ESTALE)?)?,
+            },
         };
-        *lock(&node.fd) = Some(Arc::clone(&fd));
+        let fd = match Upper::open_dir(parent_fd.as_fd(), &name) {
+            Err(Errno::EMFILE | Errno::ENFILE) => {
+                self.dir_fds.clear();
+                self.fds.clear();
+                Upper::open_dir(parent_fd.as_fd(), &name)?
+            }
+            opened => opened?,
+        };
+        let fd = Arc::new(fd);
+        self.dir_fds.put(node.id, Arc::clone(&fd));
         Ok(fd)
+    }
+
+    /// The same of a directory that may have lost its name.
+    pub(crate) fn dir_fd_in(&self, node: &Node, state: &State) -> Result<Arc<OwnedFd>, Errno> {
+        match &state.place {
+            Where::Pinned(file) => Ok(Arc::new(file.try_clone()?.into())),
+            Where::Lower | Where::Upper => self.dir_fd(node),
+        }
     }
 
     /// True attributes of a node.

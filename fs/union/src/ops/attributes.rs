@@ -30,7 +30,12 @@ impl Union {
     /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry, Errno> {
         check_name(name)?;
-        let found = self.find_child(parent, name)?.ok_or(Errno::ENOENT)?;
+        // The kernel asks so for a node it knows by number only, from a file handle.
+        let found = match name {
+            b"." => self.find(parent)?,
+            b".." => self.find(Ino(self.parent_id(&self.find(parent)?)))?,
+            _ => self.find_child(parent, name)?.ok_or(Errno::ENOENT)?,
+        };
         let entry = self.entry(&found)?;
         self.refer(entry.ino.0);
         Ok(entry)

@@ -84,7 +84,8 @@ impl Union {
         let fd = Arc::new(Upper::open_dir(parent_fd.as_fd(), &name)?);
         state.place = Where::Upper;
         state.pretend = self.pretend(&what);
-        *lock(&node.fd) = Some(fd);
+        *lock(&node.spot) = Some((parent.id, name.clone()));
+        self.dir_fds.put(node.id, fd);
         if let Some(dir) = parent_state.dir.as_mut() {
             dir.put(&name, node.id, node.kind, true);
         }
@@ -196,9 +197,11 @@ impl Union {
         for (parent, name) in links {
             dirs.push((self.upper_dir(&self.find(Ino(*parent))?)?, name.clone()));
         }
+        // Also when only one of its names is known so far.
+        let shared = attr.nlink > 1;
         let ((_, first_fd), first_name) = dirs.first().ok_or(Errno::ENOENT)?;
         let (source, temporary, fill) = self.stage(upper, first_fd, lower, attr)?;
-        let staged = self.stage_attributes(upper, node, lower, attr, &source, links.len());
+        let staged = self.stage_attributes(upper, node, lower, attr, &source);
         let finished = staged.and_then(|()| {
             for ((parent, fd), name) in &dirs {
                 let mut parent_state = parent.lock();
@@ -210,7 +213,7 @@ impl Union {
                     continue;
                 }
                 self.keeping_times(fd, || match &temporary {
-                    Some(temporary) if links.len() == 1 => {
+                    Some(temporary) if !shared => {
                         upper.place_temporary(temporary, fd.as_fd(), name, Place::Free)
                     }
                     Some(_) | None => upper.link(&source, fd.as_fd(), name),
@@ -222,9 +225,13 @@ impl Union {
             Ok(())
         });
         if let Some(temporary) = &temporary
-            && (finished.is_err() || links.len() > 1)
+            && (finished.is_err() || shared)
         {
             upper.discard(temporary);
+        }
+        if finished.is_err() && shared {
+            // or the next attempt would find the index naming a file that is gone
+            upper.unlink_index(attr.ino);
         }
         finished?;
         let mut state = node.lock();
@@ -237,7 +244,7 @@ impl Union {
         );
         state.pretend = self.pretend_copied(&Virtual::of(attr));
         state.fill = fill;
-        state.indexed = links.len() > 1;
+        state.indexed = shared;
         Ok(())
     }
 
@@ -347,7 +354,6 @@ impl Union {
         lower: NodeId,
         attr: &Attr,
         at: &At,
-        links: usize,
     ) -> Result<(), Errno> {
         self.copy_attributes(upper, lower, attr, at, &mut node.lock())?;
         match self.lower.locator(lower) {
@@ -360,7 +366,7 @@ impl Union {
             Err(Errno::ENAMETOOLONG) => {}
             Err(error) => return Err(error),
         }
-        if links > 1 {
+        if attr.nlink > 1 {
             upper.link_index(at, attr.ino)
         } else {
             Ok(())

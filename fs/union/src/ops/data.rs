@@ -131,7 +131,7 @@ impl Union {
             return Ok(());
         };
         if node.kind == FileType::Directory {
-            if matches!(node.lock().place, Where::Lower) {
+            if !matches!(node.lock().place, Where::Upper) {
                 return Ok(());
             }
             return rfs::fsync(self.dir_fd(&node)?).map_err(errno);

@@ -7,7 +7,7 @@ use rrun_core::{Errno, FileType};
 
 use super::attributes::check_name;
 use super::copy_up::Need;
-use crate::node::{Dir, Node, Slot, State, Where};
+use crate::node::{Dir, Node, Slot, State, Where, lock};
 use crate::types::Ino;
 use crate::union::{Found, Union};
 use crate::upper::Upper;
@@ -166,6 +166,8 @@ impl Union {
         }
         dir.take(name, in_lower);
         dir.subdirs -= 1;
+        *lock(&node.spot) = None;
+        self.dir_fds.remove(node.id);
         state.unlinked = true;
         state.links.clear();
         state.dir = Some(Box::new(Dir {

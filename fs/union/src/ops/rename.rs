@@ -67,6 +67,40 @@ impl<'a> Pair<'a> {
     }
 }
 
+/// Locks one file or two different ones, in the order of their ids: whoever asks for their
+/// attributes during a rename waits, and does not look under a name that is another's by now.
+fn lock_two<'a>(
+    one: &'a Node,
+    other: Option<&'a Node>,
+) -> (MutexGuard<'a, State>, Option<MutexGuard<'a, State>>) {
+    match other {
+        None => (one.lock(), None),
+        Some(other) if one.id < other.id => {
+            let state = one.lock();
+            (state, Some(other.lock()))
+        }
+        Some(other) => {
+            let state = other.lock();
+            (one.lock(), Some(state))
+        }
+    }
+}
+
+fn move_link(state: &mut State, from: &End<'_>, to: &End<'_>) {
+    for link in &mut state.links {
+        if link.0 == from.parent.id && &*link.1 == from.name {
+            *link = (to.parent.id, to.name.into());
+            return;
+        }
+    }
+}
+
+fn move_spot(node: &Node, to: &End<'_>) {
+    if node.kind == FileType::Directory {
+        *lock(&node.spot) = Some((to.parent.id, to.name.into()));
+    }
+}
+
 impl Union {
     /// Renames a file or directory.
     ///
@@ -226,17 +260,18 @@ impl Union {
         }
         self.mark_moved(moving, from.fd, from.name, to_dir_below)?;
         let is_dir = moving.kind == FileType::Directory;
-        if is_dir && whiteout_there {
-            // A directory cannot replace a whiteout: swap the two.
-            Upper::exchange(from.disk(), to.disk())?;
-            if !from_in_lower {
-                upper.remove_whiteout(from.fd.as_fd(), from.name)?;
-            }
+        let (mut moved, gone) = lock_two(moving, target.map(|target| &**target));
+        let moves = is_dir.then(|| self.dir_fds.moving());
+        if whiteout_there {
+            upper.rename_to_whiteout(from.disk(), to.disk(), is_dir, from_in_lower)?;
         } else {
             upper.rename(from.disk(), to.disk(), from_in_lower)?;
         }
-        if let Some(target) = target {
-            let mut state = target.lock();
+        move_spot(moving, to);
+        drop(moves);
+        move_link(&mut moved, from, to);
+        drop(moved);
+        if let (Some(target), Some(mut state)) = (target, gone) {
             if target.kind == FileType::Directory {
                 state.unlinked = true;
                 state.links.clear();
@@ -244,6 +279,8 @@ impl Union {
                 self.drop_link(target, &mut state, to.parent.id, to.name);
             }
             if target.kind == FileType::Directory {
+                *lock(&target.spot) = None;
+                self.dir_fds.remove(target.id);
                 dirs.to()?.subdirs -= 1;
             }
         }
@@ -251,7 +288,6 @@ impl Union {
         dirs.to()?.put(to.name, moving.id, moving.kind, to_in_lower);
         dirs.from()?.subdirs -= i64::from(is_dir);
         dirs.to()?.subdirs += i64::from(is_dir);
-        self.move_link(moving, from, to);
         Ok(())
     }
 
@@ -304,16 +340,6 @@ impl Union {
         Ok(())
     }
 
-    fn move_link(&self, node: &Node, from: &End<'_>, to: &End<'_>) {
-        let mut state = node.lock();
-        for link in &mut state.links {
-            if link.0 == from.parent.id && &*link.1 == from.name {
-                *link = (to.parent.id, to.name.into());
-                return;
-            }
-        }
-    }
-
     fn swap(
         &self,
         from: &End<'_>,
@@ -326,7 +352,17 @@ impl Union {
         let (to_in_lower, to_dir_below) = self.is_lower_dir(dirs.to()?, to.name)?;
         self.mark_moved(moving, from.fd, from.name, to_dir_below)?;
         self.mark_moved(target, to.fd, to.name, from_dir_below)?;
+        let (mut moved, other) = lock_two(moving, Some(target));
+        let moves = self.dir_fds.moving();
         Upper::exchange(from.disk(), to.disk())?;
+        move_spot(moving, to);
+        move_spot(target, from);
+        drop(moves);
+        move_link(&mut moved, from, to);
+        if let Some(mut other) = other {
+            move_link(&mut other, to, from);
+        }
+        drop(moved);
         let (moving_dir, target_dir) = (
             i64::from(moving.kind == FileType::Directory),
             i64::from(target.kind == FileType::Directory),
@@ -336,9 +372,6 @@ impl Union {
         dirs.to()?.put(to.name, moving.id, moving.kind, to_in_lower);
         dirs.from()?.subdirs += target_dir - moving_dir;
         dirs.to()?.subdirs += moving_dir - target_dir;
-        // Not one after the other: with two names of one file in play each must move once.
-        self.move_link(moving, from, to);
-        self.move_link(target, to, from);
         Ok(())
     }
 }

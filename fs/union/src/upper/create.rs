@@ -124,24 +124,22 @@ impl Upper {
         is_dir: bool,
     ) -> Result<(), Errno> {
         let work = self.work()?;
-        let dotted = !self.char_whiteouts.load(Ordering::Relaxed);
-        let moved = if is_dir && !dotted {
-            rfs::renameat_with(work, temporary, dir, name, RenameFlags::EXCHANGE)
-        } else {
-            rfs::renameat(work, temporary, dir, name)
-        };
-        if let Err(error) = moved {
+        if is_dir {
+            match rfs::renameat_with(work, temporary, dir, name, RenameFlags::EXCHANGE) {
+                Ok(()) => return Self::unlink(work.as_fd(), temporary),
+                // The whiteout is a dot file.
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(error) => {
+                    self.discard(temporary);
+                    return Err(errno(error));
+                }
+            }
+        }
+        if let Err(error) = rfs::renameat(work, temporary, dir, name) {
             self.discard(temporary);
             return Err(errno(error));
         }
-        if dotted {
-            return self.remove_whiteout(dir, &[b".wh.", name].concat());
-        }
-        if is_dir {
-            Self::unlink(work.as_fd(), temporary)
-        } else {
-            Ok(())
-        }
+        Self::remove_dotted(dir, name)
     }
 
     /// Makes a file that is neither regular with contents nor a directory nor a symlink.

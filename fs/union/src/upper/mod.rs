@@ -488,6 +488,38 @@ impl Upper {
         }
     }
 
+    /// Renames within the upper tree to where a whiteout is.
+    pub(crate) fn rename_to_whiteout(
+        &self,
+        from: (BorrowedFd<'_>, &[u8]),
+        to: (BorrowedFd<'_>, &[u8]),
+        is_dir: bool,
+        whiteout: bool,
+    ) -> Result<(), Errno> {
+        if is_dir {
+            // A directory cannot replace a whiteout: swap the two.
+            match Self::exchange(from, to) {
+                // The whiteout is a dot file.
+                Err(Errno::ENOENT) => {}
+                Ok(()) if !whiteout => return self.remove_whiteout(from.0, from.1),
+                done => return done,
+            }
+        }
+        self.rename(from, to, whiteout)?;
+        Self::remove_dotted(to.0, to.1)
+    }
+
+    /// Removes the dot file that may be the whiteout of `name`.
+    pub(crate) fn remove_dotted(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+        if name.len() + 4 > rrun_core::NAME_MAX {
+            return Ok(());
+        }
+        match Self::unlink(dir, &wh_name(name)) {
+            Err(Errno::ENOENT) => Ok(()),
+            done => done,
+        }
+    }
+
     /// Swaps two names.
     pub(crate) fn exchange(
         from: (BorrowedFd<'_>, &[u8]),
