@@ -49,6 +49,7 @@ const FILE_LINES_MAX: usize = 600;
 const RATCHET: &[(&str, usize)] = &[
     ("fs/mount/tests/behaviour/cases.rs", 940),
     ("fs/union/src/layers.rs", 650),
+    ("fs/union/src/upper/mod.rs", 640),
     ("fs/union/tests/model.rs", 860),
 ];
 
