@@ -1,6 +1,6 @@
 //! Serves a union of plain directories: `serve_union UPPER WORK MOUNTPOINT LOWER...`, the first
 //! lower directory uppermost. Ends when it is unmounted. Needs root.
-#![expect(clippy::expect_used, reason = "an example")]
+#![allow(clippy::expect_used, missing_docs, reason = "an example")]
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,5 +25,6 @@ fn main() {
     let union = Arc::new(Union::open(lower, Some((upper, work)), options).expect("union"));
     let mounted = mount(place, "serve_union", false).expect("mount");
     let device = mounted.device().expect("device");
-    serve(&device, &union, &ServeOptions::default(), &Stats::default()).expect("serve");
+    let (options, stats) = (ServeOptions::default(), Stats::default());
+    serve(&device, &union, &options, &stats, &|| {}).expect("serve");
 }

@@ -28,10 +28,6 @@ struct Call<'a, 'b> {
     reply: &'a mut Reply,
 }
 
-#[expect(
-    clippy::too_many_lines,
-    reason = "one arm for each operation of the protocol"
-)]
 pub(crate) fn dispatch(
     union: &Union,
     options: &ServeOptions,

@@ -332,19 +332,13 @@ pub(crate) fn top(args: &TopArgs, environment: &Environment) -> Result<ExitCode,
             args.container
         )));
     }
-    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let own = namespace(&state.pid.to_string());
     let mut rows = vec![
         ["UID", "PID", "PPID", "CMD"]
             .map(ToOwned::to_owned)
             .to_vec(),
     ];
-    for entry in std::fs::read_dir("/proc")? {
-        let pid = entry?.file_name().to_string_lossy().into_owned();
-        if pid.bytes().all(|byte| byte.is_ascii_digit()) && own.is_some() && namespace(&pid) == own
-        {
-            rows.extend(process_row(&pid));
-        }
+    for pid in container::processes(&dir)? {
+        rows.extend(process_row(&pid.to_string()));
     }
     report::text_out(&crate::table::columns(&rows))?;
     Ok(ExitCode::OK)

@@ -135,8 +135,14 @@ fn ours(
     let device = mounted.device().map_err(|e| e.to_string())?;
     let server = std::thread::spawn(move || {
         let union = Arc::new(union);
-        serve(&device, &union, &ServeOptions::default(), &Stats::default())
-            .map_err(|error| error.to_string())
+        serve(
+            &device,
+            &union,
+            &ServeOptions::default(),
+            &Stats::default(),
+            &|| {},
+        )
+        .map_err(|error| error.to_string())
     });
     let out = outcome(place);
     drop(mounted);
