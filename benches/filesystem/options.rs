@@ -14,7 +14,7 @@ pub(crate) const USAGE: &str = "cargo bench --bench filesystem -- [OPTIONS]
   --only LIST            contenders, of native,overlay,fuse-overlayfs,ours
   --rows TEXT            only workloads whose name contains TEXT
   --rrun PATH            the binary to measure (the one cargo just built)
-  --rrun-options LIST    its mount options (metacopy=on)
+  --rrun-options LIST    its mount options (metacopy=on,redirect_dir=on)
   --peer PATH            fuse-overlayfs to compare with
   --peer-options LIST    its mount options
   --overlay-options LIST mount options of the kernel's overlayfs (userxattr in a user namespace)
@@ -51,7 +51,7 @@ impl Settings {
             rrun: option_env!("CARGO_BIN_EXE_rrun")
                 .unwrap_or("rrun")
                 .to_owned(),
-            rrun_options: "metacopy=on".to_owned(),
+            rrun_options: "metacopy=on,redirect_dir=on".to_owned(),
             peer: "fuse-overlayfs".to_owned(),
             peer_options: String::new(),
             overlay_options: String::new(),

@@ -95,10 +95,13 @@ fn main() -> ExitCode {
     keeper::run(&place, |dir| measure(dir, &settings))
 }
 
+/// Makes the command of a round.
+type Build = Box<dyn Fn(&Stage, usize) -> Command>;
+
 /// One line of the table.
 struct Case {
     name: String,
-    build: Box<dyn Fn(&Stage, usize) -> Command>,
+    build: Build,
     wall: Vec<f64>,
     gone: Vec<f64>,
     cpu: Vec<f64>,

@@ -169,15 +169,23 @@ fn control_groups(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Removes those that were not there `before`; the kernel refuses any that is in use.
+/// Removes those that were not there `before`; the kernel refuses any that is in use, as those of
+/// killed processes are a moment longer.
 fn remove_control_groups(before: &[PathBuf]) {
-    let mut after = Vec::new();
-    control_groups(Path::new(CONTROL_GROUPS), &mut after);
-    for path in after.iter().rev().filter(|path| !before.contains(path)) {
-        if let Err(error) = fs::remove_dir(path) {
-            eprintln!("bench: could not remove {}: {error}", path.display());
+    for _ in 0..REMOVE_ATTEMPTS {
+        let mut after = Vec::new();
+        control_groups(Path::new(CONTROL_GROUPS), &mut after);
+        let new: Vec<&PathBuf> = after.iter().filter(|path| !before.contains(path)).collect();
+        let kept = new
+            .iter()
+            .rev()
+            .filter(|path| fs::remove_dir(path).is_err());
+        if kept.count() == 0 {
+            return;
         }
+        std::thread::sleep(POLL);
     }
+    eprintln!("bench: some control groups of peers are still in use below {CONTROL_GROUPS}");
 }
 
 fn remove(dir: &Path) -> Result<(), String> {
