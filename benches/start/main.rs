@@ -34,7 +34,7 @@ const USAGE: &str = "cargo bench --bench start -- [OPTIONS]   (as root)
 /// A command never takes this long unless it hangs; then the whole benchmark is ended.
 const STEP_SECONDS_MAX: u64 = 60;
 /// How long to wait for what a command leaves behind when nothing ends any more.
-const QUIET: Duration = Duration::from_millis(150);
+const QUIET: Duration = Duration::from_millis(300);
 
 struct Settings {
     rounds: usize,
