@@ -5,6 +5,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -274,7 +275,7 @@ fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<
 fn background(args: &[OsString]) -> Result<i32, String> {
     let exe = std::env::current_exe().map_err(|e| format!("could not find myself: {e}"))?;
     let mut child = Command::new(exe)
-        .arg("overlayfs")
+        .arg0("rrun-overlayfs")
         .arg(READY_FLAG)
         .args(args)
         .stdin(Stdio::null())
