@@ -26,6 +26,8 @@ struct Call<'a, 'b> {
     caller: Caller,
     body: Body<'b>,
     reply: &'a mut Reply,
+    /// Called before the answer has to wait for a disk.
+    waits: &'a mut dyn FnMut(),
 }
 
 pub(crate) fn dispatch(
@@ -34,6 +36,7 @@ pub(crate) fn dispatch(
     session: Session,
     request: &Request<'_>,
     reply: &mut Reply,
+    waits: &mut dyn FnMut(),
 ) -> Answer {
     let caller = Caller {
         uid: request.uid,
@@ -46,6 +49,7 @@ pub(crate) fn dispatch(
         caller,
         body: request.body,
         reply,
+        waits,
     };
     let result = match request.opcode {
         op::FORGET => {
@@ -271,7 +275,9 @@ impl Call<'_, '_> {
         let offset = self.body.u64()?;
         let size = usize::try_from(self.body.u32()?).map_err(|_| Errno::EINVAL)?;
         let space = self.reply.space(size);
-        let count = self.union.read(self.ino, offset, space)?;
+        let count = self
+            .union
+            .read_telling(self.ino, offset, space, self.waits)?;
         self.reply.shrink(count);
         Ok(())
     }

@@ -27,7 +27,8 @@ use crate::wire::{Reply, Request, op};
 /// Room for the headers of the largest request. Source: `fuse_dev_do_read` wants
 /// `FUSE_MIN_READ_BUFFER` and `max_write` plus headers.
 const HEADER_ROOM: usize = 4096;
-/// A read or write from this size on may take long enough to hand over the lead.
+/// A write from this size on may take long enough to hand over the lead. A read tells by itself
+/// when it has to wait.
 const LONG_TRANSFER_BYTES: u32 = 64 << 10;
 
 /// Why a server stopped.
@@ -220,8 +221,14 @@ impl Server<'_> {
                 if long {
                     self.give_lead();
                 }
-                self.answer(&request, source, &mut reply);
-                if long {
+                let mut given = long;
+                self.answer(&request, source, &mut reply, &mut || {
+                    if self.options.threads > 1 && !given {
+                        given = true;
+                        self.give_lead();
+                    }
+                });
+                if given {
                     break;
                 }
             }
@@ -261,7 +268,13 @@ impl Server<'_> {
         Ok(read.map(|len| (len, Source::Blocking)))
     }
 
-    fn answer(&self, request: &Request<'_>, source: Source, reply: &mut Reply) {
+    fn answer(
+        &self,
+        request: &Request<'_>,
+        source: Source,
+        reply: &mut Reply,
+        waits: &mut dyn FnMut(),
+    ) {
         reply.clear();
         let answer = if request.opcode == op::INIT {
             match negotiate::answer(request.body, &self.options, reply) {
@@ -278,7 +291,7 @@ impl Server<'_> {
             let session = self.session.get().copied().unwrap_or(Session {
                 setxattr_ext: false,
             });
-            dispatch(self.union, &self.options, session, request, reply)
+            dispatch(self.union, &self.options, session, request, reply, waits)
         };
         let Answer::Reply(result) = answer else {
             self.stats.count(request.opcode, false);
@@ -315,7 +328,7 @@ fn read_device(mut device: &File, buffer: &mut [u8]) -> io::Result<Option<usize>
 /// Whether a request may take so long that the next ones should not wait for it.
 fn may_take_long(request: &Request<'_>) -> bool {
     match request.opcode {
-        op::READ | op::WRITE => {
+        op::WRITE => {
             let mut body = request.body;
             let size = body.skip(16).and_then(|()| body.u32());
             size.is_ok_and(|size| size >= LONG_TRANSFER_BYTES)

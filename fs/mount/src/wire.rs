@@ -119,21 +119,25 @@ impl<'a> Body<'a> {
 }
 
 /// A reply under construction; the header's space comes first.
+///
+/// The buffer keeps its length from one reply to the next, so that the space for a large read is
+/// zeroed once and not each time.
 #[derive(Debug)]
 pub(crate) struct Reply {
     bytes: Vec<u8>,
+    len: usize,
 }
 
 impl Reply {
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
-            bytes: Vec::with_capacity(capacity),
+            bytes: vec![0; capacity.max(OUT_HEADER)],
+            len: OUT_HEADER,
         }
     }
 
     pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.bytes.resize(OUT_HEADER, 0);
+        self.len = OUT_HEADER;
     }
 
     /// Writes the header; the bytes are then ready to be sent.
@@ -141,50 +145,54 @@ impl Reply {
         let error = match result {
             Ok(()) => 0,
             Err(errno) => {
-                self.bytes.truncate(OUT_HEADER);
+                self.len = OUT_HEADER;
                 -errno.raw()
             }
         };
-        let len = u32::try_from(self.bytes.len()).unwrap_or(0);
+        let len = u32::try_from(self.len).unwrap_or(0);
         self.bytes[0..4].copy_from_slice(&len.to_ne_bytes());
         self.bytes[4..8].copy_from_slice(&error.to_ne_bytes());
         self.bytes[8..16].copy_from_slice(&unique.to_ne_bytes());
-        &self.bytes
+        &self.bytes[..self.len]
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len() - OUT_HEADER
+        self.len - OUT_HEADER
     }
 
     pub(crate) fn u16(&mut self, value: u16) {
-        self.bytes.extend_from_slice(&value.to_ne_bytes());
+        self.raw(&value.to_ne_bytes());
     }
 
     pub(crate) fn u32(&mut self, value: u32) {
-        self.bytes.extend_from_slice(&value.to_ne_bytes());
+        self.raw(&value.to_ne_bytes());
     }
 
     pub(crate) fn u64(&mut self, value: u64) {
-        self.bytes.extend_from_slice(&value.to_ne_bytes());
+        self.raw(&value.to_ne_bytes());
     }
 
     pub(crate) fn raw(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        self.space(bytes.len()).copy_from_slice(bytes);
     }
 
     pub(crate) fn zeros(&mut self, count: usize) {
-        self.bytes.resize(self.bytes.len() + count, 0);
+        self.space(count).fill(0);
     }
 
-    /// Space for `count` bytes that the caller fills; [`Reply::shrink`] cuts what was not.
+    /// Space for `count` bytes that the caller fills, holding anything; [`Reply::shrink`] cuts
+    /// what was not filled.
     pub(crate) fn space(&mut self, count: usize) -> &mut [u8] {
-        let start = self.bytes.len();
-        self.bytes.resize(start + count, 0);
-        &mut self.bytes[start..]
+        let start = self.len;
+        self.len += count;
+        if self.bytes.len() < self.len {
+            self.bytes.resize(self.len.next_power_of_two(), 0);
+        }
+        &mut self.bytes[start..self.len]
     }
 
     pub(crate) fn shrink(&mut self, body_len: usize) {
-        self.bytes.truncate(OUT_HEADER + body_len);
+        self.len = OUT_HEADER + body_len;
     }
 
     /// `struct fuse_attr`.

@@ -1,6 +1,7 @@
 //! The cache of open files: the protocol has no open, so we keep what was used last.
 
 use std::fs::File;
+use std::io::IoSliceMut;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
@@ -8,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use lru::LruCache;
 use rrun_core::{Data, Errno};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::fill::Fill;
 use crate::node::lock;
@@ -32,6 +34,26 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// Reads what is in memory, without waiting for a disk; `None` when some of it is not.
+    pub(crate) fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+        let file = match self {
+            Self::Lower(Data::File(file)) => file,
+            Self::Upper { file, fill } if fill.as_ref().is_none_or(|f| f.is_complete()) => file,
+            Self::Lower(Data::Bytes(_)) | Self::Upper { .. } => return None,
+        };
+        let mut done = 0;
+        while done < buffer.len() {
+            let mut parts = [IoSliceMut::new(&mut buffer[done..])];
+            let at = offset + done as u64;
+            match preadv2(file, &mut parts, at, ReadWriteFlags::NOWAIT) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(_) => return None,
+            }
+        }
+        Some(done)
+    }
+
     /// Reads at an offset; short only at the end of the file.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         match self {

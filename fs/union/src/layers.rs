@@ -34,6 +34,8 @@ pub struct DirLayers {
     nodes: Mutex<Nodes>,
     /// Directories in use, opened by path and kept while they are used often.
     open: Mutex<LruCache<Part, Arc<OwnedFd>>>,
+    /// The device of each layer, as a small number that goes above the inode number's bits.
+    devices: Vec<u64>,
     pretend: bool,
 }
 
@@ -42,8 +44,6 @@ struct Nodes {
     all: Vec<Arc<Merged>>,
     /// Files of more than one name, by layer device and inode.
     hard_links: HashMap<(u64, u64), NodeId>,
-    /// The devices of the layers; their place here goes above the inode number's bits.
-    devices: Vec<u64>,
 }
 
 /// A directory of one layer, by its path from the layer's root.
@@ -113,15 +113,17 @@ impl DirLayers {
             });
         };
         let layers_count = parts.len();
+        let devices = device_numbers(&roots);
+        let device = devices[0];
         let open = Mutex::new(LruCache::new(OPEN_MAX));
         let top = Arc::clone(&roots[0]);
         let mut this = Self {
             roots,
+            devices,
             nodes: Mutex::new(Nodes::default()),
             open,
             pretend,
         };
-        let device = device_number(&mut nodes, &top);
         let mut attr = this
             .attr_of(&At::Name(top, b".".as_slice().into()), &disk, device)
             .map_err(|errno| UnionError::Directory {
@@ -211,7 +213,9 @@ impl DirLayers {
         }
         let mut seen: HashMap<Box<[u8]>, Seen> = HashMap::new();
         for part in &dir.parts {
-            self.merge_part(part, &mut seen)?;
+            if self.merge_part(part, &mut seen)? {
+                break;
+            }
         }
         let mut names: Vec<(Box<[u8]>, Seen)> = seen.into_iter().collect();
         names.sort_unstable_by(|a, b| a.0.cmp(&b.0));
@@ -226,7 +230,8 @@ impl DirLayers {
         Ok(children)
     }
 
-    fn merge_part(&self, part: &Part, seen: &mut HashMap<Box<[u8]>, Seen>) -> Result<(), Errno> {
+    /// Adds one layer's part of a directory; true when it says that it hides those below.
+    fn merge_part(&self, part: &Part, seen: &mut HashMap<Box<[u8]>, Seen>) -> Result<bool, Errno> {
         let fd = self.dir(part)?;
         let mut here = Vec::new();
         read_names(fd.as_fd(), |name, kind| {
@@ -234,8 +239,10 @@ impl DirLayers {
             Ok(())
         })?;
         let mut hidden = Vec::new();
+        let mut opaque = false;
         for (name, kind) in here {
             if let Some(rest) = name.strip_prefix(b".wh.") {
+                opaque |= *name == *b".wh..wh..opq";
                 if !name.starts_with(b".wh..wh.") {
                     hidden.push(Box::<[u8]>::from(rest));
                 }
@@ -250,7 +257,7 @@ impl DirLayers {
                     }
                     found.parts.push(part.clone());
                     found.redirect = redirect(&at)?.map(|path| (part.0, path));
-                    found.open = found.redirect.is_none() && !hides(&at)?;
+                    found.open = found.redirect.is_none() && !is_opaque(&at)?;
                 }
                 Some(_) => {}
                 None => {
@@ -270,7 +277,7 @@ impl DirLayers {
                 }
             }
         }
-        Ok(())
+        Ok(opaque)
     }
 
     fn child(
@@ -284,7 +291,7 @@ impl DirLayers {
         let layer = first.0;
         let at = At::Name(self.dir(&first)?, name.clone());
         let disk = at.stat()?;
-        let device = device_number(&mut lock(&self.nodes), &self.roots[layer]);
+        let device = self.devices[layer];
         let key = (device, disk.disk_ino);
         let several = disk.attr.nlink > 1 && disk.attr.kind != FileType::Directory;
         // Not in the condition: the lock would be held throughout.
@@ -404,7 +411,7 @@ impl DirLayers {
                 next.extend(rest);
                 break;
             }
-            if hides(&at)? {
+            if is_opaque(&at)? {
                 break;
             }
         }
@@ -433,7 +440,7 @@ fn first_seen(part: &Part, at: &At, kind: rfs::FileType) -> Result<Seen, Errno> 
         found.redirect = redirect(at)?.map(|path| (part.0, path));
         let is_dir =
             kind == rfs::FileType::Directory || at.stat()?.attr.kind == FileType::Directory;
-        found.open = is_dir && found.redirect.is_none() && !hides(at)?;
+        found.open = is_dir && found.redirect.is_none() && !is_opaque(at)?;
     }
     Ok(Seen::File(found))
 }
@@ -454,35 +461,23 @@ struct FoundChild {
     redirect: Option<(usize, Vec<u8>)>,
 }
 
-/// Whether a directory hides those of its name in lower layers.
-fn hides(at: &At) -> Result<bool, Errno> {
-    if is_opaque(at)? {
-        return Ok(true);
-    }
-    let At::Name(dir, name) = at else {
-        return Ok(false);
+/// A small number for the device of each directory.
+fn device_numbers(roots: &[Arc<OwnedFd>]) -> Vec<u64> {
+    let mut known = Vec::new();
+    let mut number = |fd: &Arc<OwnedFd>| {
+        let device = rfs::fstat(fd).map_or(0, |st| st.st_dev);
+        let found = known.iter().position(|seen| *seen == device);
+        let index = found.unwrap_or_else(|| {
+            known.push(device);
+            known.len() - 1
+        });
+        // 1 is the upper directory's.
+        match u64::try_from(index).unwrap_or(0) {
+            0 => 0,
+            more => more + 1,
+        }
     };
-    let path = [name, &b"/.wh..wh..opq"[..]].concat();
-    match stat_at(dir.as_fd(), &path) {
-        Ok(_) => Ok(true),
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// A small number for the device a descriptor is on.
-fn device_number(nodes: &mut Nodes, fd: &OwnedFd) -> u64 {
-    let device = rfs::fstat(fd).map_or(0, |st| st.st_dev);
-    let found = nodes.devices.iter().position(|known| *known == device);
-    let index = found.unwrap_or_else(|| {
-        nodes.devices.push(device);
-        nodes.devices.len() - 1
-    });
-    // 1 is the upper directory's.
-    match u64::try_from(index).unwrap_or(0) {
-        0 => 0,
-        more => more + 1,
-    }
+    roots.iter().map(&mut number).collect()
 }
 
 impl Lower for DirLayers {

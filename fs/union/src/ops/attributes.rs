@@ -130,6 +130,9 @@ impl Union {
     /// permissions.
     pub fn setattr(&self, ino: Ino, set: &SetAttr) -> Result<Attr, Errno> {
         let found = self.find(ino)?;
+        if let Some(attr) = self.forgotten_times(&found, set)? {
+            return Ok(self.shown(attr));
+        }
         let need = set.size.map_or(Need::Metadata, Need::Truncated);
         let node = self.copy_up(&found, need)?;
         if node.kind == FileType::Directory && set.size.is_some() {
@@ -151,6 +154,30 @@ impl Union {
             at.set_times(set.atime, set.mtime)?;
         }
         Ok(self.shown(self.attr_of(&node, &state)?))
+    }
+
+    /// The kernel writes back the times of a lower file that was just unlinked. Nobody will read
+    /// them from disk: they are not worth a copy.
+    fn forgotten_times(&self, found: &Found, set: &SetAttr) -> Result<Option<Attr>, Errno> {
+        let only_times = SetAttr {
+            atime: set.atime,
+            mtime: set.mtime,
+            ..SetAttr::default()
+        };
+        let Found::Own(node) = found else {
+            return Ok(None);
+        };
+        let state = node.lock();
+        if *set != only_times || !state.unlinked || !matches!(state.place, Where::Lower) {
+            return Ok(None);
+        }
+        let mut attr = self.attr_of(node, &state)?;
+        for (to, from) in [(&mut attr.atime, set.atime), (&mut attr.mtime, set.mtime)] {
+            if let Some(SetTime::At(time)) = from {
+                *to = time;
+            }
+        }
+        Ok(Some(attr))
     }
 
     fn truncate(&self, node: &Arc<Node>, size: u64) -> Result<(), Errno> {
@@ -231,7 +258,15 @@ impl Union {
     }
 
     fn write_pretend(&self, state: &mut State, at: &At, what: &Virtual) -> Result<(), Errno> {
-        let disk = at.stat()?.attr.kind;
+        // Only these two are always kept as what they are.
+        let disk = match what.kind {
+            FileType::Regular | FileType::Directory => what.kind,
+            FileType::Symlink
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharDevice
+            | FileType::BlockDevice => at.stat()?.attr.kind,
+        };
         if disk == FileType::Symlink {
             if !what.is_plain() {
                 self.symlink_to_file(state, at, what)?;

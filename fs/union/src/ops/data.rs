@@ -65,6 +65,29 @@ impl Union {
             .read_at(offset, buffer)
     }
 
+    /// The same, telling through `waits` before a read that may have to wait for a disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`Union::read`].
+    pub fn read_telling(
+        &self,
+        ino: Ino,
+        offset: u64,
+        buffer: &mut [u8],
+        waits: &mut dyn FnMut(),
+    ) -> Result<usize, Errno> {
+        let source = match self.fds.get(ino.0) {
+            Some(source) => source,
+            None => self.source(&self.find(ino)?, false)?,
+        };
+        if let Some(count) = source.read_now(offset, buffer) {
+            return Ok(count);
+        }
+        waits();
+        source.read_at(offset, buffer)
+    }
+
     /// Writes at an offset.
     ///
     /// # Errors

@@ -66,6 +66,9 @@ pub(crate) fn is_internal(name: &[u8]) -> bool {
 
 /// Whether a directory is marked opaque in any dialect.
 pub(crate) fn is_opaque(at: &At) -> Result<bool, Errno> {
+    if !at.has_xattrs() {
+        return Ok(false);
+    }
     for name in FOREIGN_OPAQUE {
         match at.xattr(name) {
             Ok(Some(value)) if value == b"y" => return Ok(true),
@@ -78,6 +81,9 @@ pub(crate) fn is_opaque(at: &At) -> Result<bool, Errno> {
 
 /// Reads a redirect in either namespace.
 pub(crate) fn redirect(at: &At) -> Result<Option<Vec<u8>>, Errno> {
+    if !at.has_xattrs() {
+        return Ok(None);
+    }
     for name in [TRUSTED.redirect, USER.redirect] {
         match at.xattr(name) {
             Ok(Some(value)) => return Ok(Some(value)),

@@ -238,6 +238,19 @@ impl At {
         removed.map_err(errno)
     }
 
+    /// Whether there is any extended attribute: one cheap question in place of several.
+    pub(crate) fn has_xattrs(&self) -> bool {
+        let (path, follow) = self.proc_path();
+        let mut none: [u8; 0] = [];
+        let size = if follow {
+            rfs::listxattr(&*path, &mut none)
+        } else {
+            rfs::llistxattr(&*path, &mut none)
+        };
+        // With no room given, the answer is the size needed.
+        size != Ok(0)
+    }
+
     pub(crate) fn xattr_names(&self) -> Result<Vec<Vec<u8>>, Errno> {
         let (path, follow) = self.proc_path();
         let mut list = vec![0; XATTR_SIZE_MAX];
