@@ -63,6 +63,8 @@ pub(crate) struct State {
     pub(crate) indexed: bool,
     /// Whether the file may have `security.capability`; `None` when not yet known.
     pub(crate) capable: Option<bool>,
+    /// `st_ino` of an upper file that took the place of another.
+    pub(crate) kept_ino: Option<u64>,
     pub(crate) dir: Option<Box<Dir>>,
 }
 
@@ -105,6 +107,7 @@ impl State {
             fill: None,
             indexed: false,
             capable: None,
+            kept_ino: None,
             dir: None,
         }
     }

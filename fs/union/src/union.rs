@@ -274,7 +274,7 @@ impl Union {
                 attr
             }
         };
-        if let Some(ino) = node.ino {
+        if let Some(ino) = node.ino.or(state.kept_ino) {
             attr.ino = ino;
         }
         if let Some(dir) = &state.dir

@@ -14,6 +14,9 @@ use crate::types::{Entry, Ino, SetAttr, SetTime, SpaceInfo};
 use crate::union::{Found, Union};
 use crate::upper::{At, errno};
 
+/// The locator of no lower node: no name has a NUL, and no number either.
+const NO_LOWER: &[u8] = b"\0";
+
 pub(crate) fn check_name(name: &[u8]) -> Result<(), Errno> {
     if name.len() > NAME_MAX {
         Err(Errno::ENAMETOOLONG)
@@ -308,6 +311,8 @@ impl Union {
         let times = at.stat()?.attr;
         let temporary = upper.write_symlink_file(&at.readlink()?, what)?;
         let new = At::Name(Arc::clone(upper.work()?), temporary.clone().into());
+        upper.marks.set_origin(&new, times.ino, NO_LOWER)?;
+        state.kept_ino = Some(times.ino);
         new.set_times(
             Some(SetTime::At(times.atime)),
             Some(SetTime::At(times.mtime)),

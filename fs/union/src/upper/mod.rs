@@ -241,13 +241,11 @@ impl At {
     /// Whether there is any extended attribute: one cheap question in place of several.
     pub(crate) fn has_xattrs(&self) -> bool {
         let (path, follow) = self.proc_path();
-        let mut none: [u8; 0] = [];
         let size = if follow {
-            rfs::listxattr(&*path, &mut none)
+            rfs::listxattr_query(&*path)
         } else {
-            rfs::llistxattr(&*path, &mut none)
+            rfs::llistxattr_query(&*path)
         };
-        // With no room given, the answer is the size needed.
         size != Ok(0)
     }
 
