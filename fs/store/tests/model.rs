@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use rrun_core::{Data, FileType, Lower, NodeId};
 use rrun_store::{Base, Store};
 use support::{Item, dir, file, item, link, tar, try_ingest};
@@ -299,7 +300,12 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 150,
+        // The same cases every time: what CI says of a change is about the change.
+        rng_seed: RngSeed::Fixed(20_261_121),
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn bases_show_what_overlayfs_would(
         layers in proptest::collection::vec(proptest::collection::vec(op(), 1..20), 1..5)
