@@ -815,13 +815,9 @@ fn cases() -> ProptestConfig {
         cases,
         failure_persistence: None,
         max_shrink_iters: 2000,
-        // The same cases every time, unless more are asked for: what CI says of a change is about
-        // the change.
-        rng_seed: if std::env::var_os("RRUN_MODEL_CASES").is_some() {
-            RngSeed::Random
-        } else {
-            RngSeed::Fixed(20_261_121)
-        },
+        // The same every time unless more are asked for: CI is to speak of the change.
+        rng_seed: std::env::var_os("RRUN_MODEL_CASES")
+            .map_or(RngSeed::Fixed(20_261_121), |_| RngSeed::Random),
         ..ProptestConfig::default()
     }
 }
