@@ -29,6 +29,10 @@ pub(crate) enum Message {
     Listener,
     /// The process that [`crate::exec`] made; its id on the host.
     Process(i32),
+    /// The network is ready; to the container's first process, without saying what it is.
+    NetworkReady,
+    /// What the network became.
+    Network(Box<crate::net::NetState>),
     /// Something failed.
     Failed(Failure),
     /// The start options; with a descriptor when a client is attached from the beginning.

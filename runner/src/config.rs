@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::caps::CapSet;
 use crate::error::{At, RunnerError};
+use crate::net::NetConfig;
 use crate::subid::IdRange;
 
 /// Largest `config.json` read, in bytes: environments and labels are bounded by `ARG_MAX` (2 MiB).
@@ -53,6 +54,8 @@ pub struct ContainerConfig {
     pub shm_size_bytes: u64,
     /// Network of the container.
     pub network: Network,
+    /// Its uplink and published ports.
+    pub net: NetConfig,
     /// How ids inside relate to ids outside.
     pub id_map: IdMap,
     /// Capabilities of a root process.
@@ -102,6 +105,7 @@ impl Default for ContainerConfig {
             mounts: Vec::new(),
             shm_size_bytes: 64 << 20,
             network: Network::None,
+            net: NetConfig::default(),
             id_map: IdMap::Root,
             caps: CapSet::docker_default(),
             privileged: false,
@@ -167,6 +171,8 @@ pub enum MountKind {
 pub enum Network {
     /// A namespace of its own with loopback only.
     None,
+    /// A namespace of its own with an uplink.
+    Private,
     /// The host's.
     Host,
 }

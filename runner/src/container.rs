@@ -235,12 +235,16 @@ pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
             wait_readable(pidfd.as_fd(), 5000);
         }
     }
+    if claim.boot_id == state::boot_id() {
+        crate::net::cleanup(&claim.network);
+    }
     crate::cgroup::remove(&id_of(dir), &claim.cgroups);
     let _gone = std::fs::remove_file(dir.join(crate::monitor::SOCKET));
     let state = State {
         pid: 0,
         server_pid: 0,
         cgroups: Vec::new(),
+        network: crate::net::NetState::default(),
         finished_at: crate::time::now(),
         ..truth
     };

@@ -103,6 +103,7 @@ fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failur
         }
         Step::PivotRoot => pivot_root(made),
         Step::LoopbackUp => loopback_up().step("bring the loopback interface up"),
+        Step::AwaitNetwork => await_network(line),
         Step::SetHostname(name) => {
             rustix::system::sethostname(name.as_bytes()).step("set the host name")
         }
@@ -144,6 +145,15 @@ fn become_mapped_root(line: &Line<'_>) -> Result<(), Failure> {
         }
     }
     become_root()
+}
+
+fn await_network(line: &Line<'_>) -> Result<(), Failure> {
+    match channel::receive(line.monitor).step("wait for the network")? {
+        Some((Message::NetworkReady, _)) => Ok(()),
+        _ => Err(Failure::setup(
+            "the monitor ended before the network was ready",
+        )),
+    }
 }
 
 /// Becomes root of the current user namespace.

@@ -20,6 +20,7 @@ mod log;
 pub mod monitor;
 mod mounts;
 pub mod names;
+pub mod net;
 mod plan;
 mod process;
 mod protocol;

@@ -140,6 +140,8 @@ pub enum Step {
     PivotRoot,
     /// Bring the loopback interface up.
     LoopbackUp,
+    /// Wait until the monitor says that the network is ready.
+    AwaitNetwork,
     /// Set the host name.
     SetHostname(String),
     /// Set a resource limit.
@@ -250,7 +252,7 @@ pub fn environment(env: &[String], hostname: &str, tty: bool) -> Vec<String> {
 /// it is made when the groups were entered.
 pub(crate) fn namespaces(config: &ContainerConfig) -> u64 {
     let mut flags = sys::CLONE_NEWNS | sys::CLONE_NEWPID | sys::CLONE_NEWIPC | sys::CLONE_NEWUTS;
-    if config.network == Network::None {
+    if config.network != Network::Host {
         flags |= sys::CLONE_NEWNET;
     }
     if config.has_user_namespace() {
@@ -263,7 +265,7 @@ impl Plan {
     /// Computes what starting `config` on this host does. Pure: touches nothing.
     #[must_use]
     pub fn new(config: &ContainerConfig, host: &HostFacts) -> Self {
-        let own_network = matches!(config.network, Network::None);
+        let own_network = config.network != Network::Host;
         let user_namespace = config.has_user_namespace();
         let mut steps = vec![Step::EnterCgroups];
         if user_namespace {
@@ -289,6 +291,9 @@ impl Plan {
             steps.push(Step::SetHostname(config.hostname.clone()));
         }
         steps.extend(config.rlimits.iter().cloned().map(Step::SetRlimit));
+        if config.network == Network::Private {
+            steps.push(Step::AwaitNetwork);
+        }
         steps.push(Step::Execute(ProcessSpec::main(config)));
         Self {
             namespaces: namespaces(config),

@@ -61,6 +61,8 @@ pub struct State {
     pub oom_killed: bool,
     /// Why it ended or did not start, when not by itself.
     pub error: String,
+    /// What its network is.
+    pub network: crate::net::NetState,
     /// Its control groups, as directories; for `stats`, `pause` and clean-up.
     pub cgroups: Vec<std::path::PathBuf>,
 }

@@ -59,9 +59,19 @@ pub(crate) fn is_real_root() -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
-fn has_program(name: &str) -> bool {
+fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|dir| dir.join(name).is_file())
+    env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_absolute() && path.is_file())
+}
+
+/// The programs on this host that connect containers to the outside.
+pub(crate) fn uplink_programs() -> rrun_runner::net::Programs {
+    rrun_runner::net::Programs {
+        pasta: find_program("pasta"),
+        slirp4netns: find_program("slirp4netns"),
+    }
 }
 
 impl Environment {
@@ -128,7 +138,7 @@ impl Environment {
             is_real_root: is_real_root(),
             has_map_helpers: ["newuidmap", "newgidmap"]
                 .iter()
-                .all(|name| has_program(name)),
+                .all(|name| find_program(name).is_some()),
             uid,
         })
     }

@@ -8,7 +8,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::{Child, SERVER_LOG, StartOptions, wait_readable};
 use crate::channel::{self, Message};
-use crate::config::{ContainerConfig, IdMap, Root};
+use crate::config::{ContainerConfig, IdMap, Network, Root};
 use crate::error::{At, Failure, RunnerError};
 use crate::filters::Filters;
 use crate::log::LogWriter;
@@ -32,6 +32,7 @@ pub(super) struct Running {
     pub(super) init: Child,
     pub(super) server: Option<Child>,
     pub(super) supervisor: Option<Child>,
+    pub(super) net: Option<crate::net::Helper>,
     /// Standard output and error, or the terminal alone.
     pub(super) outputs: [Option<OwnedFd>; 2],
     /// The writing end of standard input; with a terminal, its slave side, held so that it
@@ -92,6 +93,7 @@ pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError>
         pid_start: state::start_time(pid),
         started_at: crate::time::now(),
         cgroups: std::mem::take(&mut started.cgroups),
+        network: std::mem::take(&mut started.network),
         ..state
     };
     if let Err(error) = state::write(dir, &state) {
@@ -106,6 +108,7 @@ pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError>
         init: started.init,
         server: started.server,
         supervisor: started.supervisor,
+        net: started.net,
         outputs: started.outputs,
         input: started.input,
         attached,
@@ -139,6 +142,8 @@ struct Started {
     init: Child,
     server: Option<Child>,
     supervisor: Option<Child>,
+    net: Option<crate::net::Helper>,
+    network: crate::net::NetState,
     outputs: [Option<OwnedFd>; 2],
     input: Option<OwnedFd>,
     cgroups: Vec<PathBuf>,
@@ -187,13 +192,17 @@ fn start_processes(
     let init = Child::new(pid).at("watch the first process of", dir)?;
     let crate::cgroup::Groups {
         dirs: cgroups,
-        warnings,
+        mut warnings,
         doors,
     } = groups;
     drop(doors);
     let outcome = write_id_map(config, &host, pid, ours.as_fd())
-        .and_then(|()| await_exec(config, options, &init, ours.as_fd()));
-    let (terminal, supervisor) = match outcome {
+        .and_then(|()| connect(dir, config, &init, ours.as_fd()))
+        .and_then(|net| {
+            let parts = await_exec(config, options, &init, ours.as_fd());
+            parts.map(|parts| (parts, net))
+        });
+    let ((terminal, supervisor), (net, network)) = match outcome {
         Ok(parts) => parts,
         Err(error) => {
             init.signal(libc::SIGKILL);
@@ -202,11 +211,14 @@ fn start_processes(
             return Err(server_error(dir, server.as_ref(), &error).unwrap_or(error));
         }
     };
+    warnings.extend(network.warnings.iter().cloned());
     let (outputs, input) = near_streams(terminal, pipes);
     Ok(Started {
         init,
         server,
         supervisor,
+        net,
+        network,
         outputs,
         input,
         cgroups,
@@ -293,6 +305,24 @@ fn make_pipes(config: &ContainerConfig) -> std::io::Result<Pipes> {
         near: [in_near, Some(out_near), Some(err_near)],
         far: [in_far, out_far, err_far],
     })
+}
+
+type Net = (Option<crate::net::Helper>, crate::net::NetState);
+
+/// Starts the network helper, where there is one, and tells init when the network is ready.
+fn connect(
+    dir: &Path,
+    config: &ContainerConfig,
+    init: &Child,
+    line: BorrowedFd<'_>,
+) -> Result<Net, RunnerError> {
+    if config.network != Network::Private {
+        return Ok(Net::default());
+    }
+    let (helper, state) = crate::net::start(dir, config, init)?.unzip();
+    // An init that has failed is heard next.
+    let _gone = channel::send(line, &Message::NetworkReady, &[]);
+    Ok((helper, state.unwrap_or_default()))
 }
 
 type Parts = (Option<(OwnedFd, OwnedFd)>, Option<Child>);

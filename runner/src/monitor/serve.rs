@@ -50,6 +50,7 @@ struct Loop<'a> {
 enum Source {
     Init,
     Server,
+    Net,
     Signals,
     Listener,
     Output(usize),
@@ -122,6 +123,7 @@ impl Loop<'_> {
             match source {
                 Source::Init => ended = true,
                 Source::Server => self.server_died(),
+                Source::Net => self.net_died(),
                 Source::Signals => self.signalled(),
                 Source::Listener => {
                     let flags = rustix::net::SocketFlags::CLOEXEC;
@@ -160,6 +162,9 @@ impl Loop<'_> {
         ];
         if let Some(server) = &running.server {
             list.push((Source::Server, server.pidfd.as_fd(), PollFlags::IN));
+        }
+        if let Some(net) = &running.net {
+            list.push((Source::Net, net.child.pidfd.as_fd(), PollFlags::IN));
         }
         let full = self
             .clients
@@ -225,6 +230,17 @@ impl Loop<'_> {
                 };
             }
             self.running.init.signal(libc::SIGKILL);
+        }
+    }
+
+    /// The container goes on without its network, as when a cable is pulled.
+    fn net_died(&mut self) {
+        if let Some(net) = self.running.net.take() {
+            net.end();
+            "the network helper ended".clone_into(&mut self.running.state.error);
+            self.running.state.network = crate::net::NetState::default();
+            // Readers see the old state until the next one is written.
+            let _unwritten = state::write(&self.running.dir, &self.running.state);
         }
     }
 
@@ -384,6 +400,10 @@ impl Loop<'_> {
         running.state.pid = 0;
         running.state.server_pid = 0;
         running.state.oom_killed = crate::cgroup::out_of_memory(&running.state.cgroups);
+        if let Some(net) = running.net.take() {
+            net.end();
+        }
+        running.state.network = crate::net::NetState::default();
         // It is in the mount namespace, which must go for the server to end.
         if let Some(supervisor) = running.supervisor.take() {
             supervisor.signal(libc::SIGKILL);

@@ -56,6 +56,9 @@ pub(crate) struct CreateArgs {
     /// File of environment variables
     #[arg(long = "env-file", value_name = "FILE")]
     pub(crate) env_file: Vec<PathBuf>,
+    /// Port the container listens on, for -P and to be shown (PORT[-PORT][/tcp|udp])
+    #[arg(long, value_name = "PORT")]
+    pub(crate) expose: Vec<String>,
     /// Additional group
     #[arg(long = "group-add", value_name = "GROUP")]
     pub(crate) group_add: Vec<String>,
@@ -71,6 +74,9 @@ pub(crate) struct CreateArgs {
     /// Keep standard input open
     #[arg(short = 'i', long)]
     pub(crate) interactive: bool,
+    /// IPv4 address
+    #[arg(long, value_name = "IP")]
+    pub(crate) ip: Option<String>,
     /// IPC namespace: private or host
     #[arg(long, value_name = "MODE")]
     pub(crate) ipc: Option<String>,
@@ -80,13 +86,16 @@ pub(crate) struct CreateArgs {
     /// File of labels
     #[arg(long = "label-file", value_name = "FILE")]
     pub(crate) label_file: Vec<PathBuf>,
+    /// Hardware address, such as 02:42:ac:11:00:02
+    #[arg(long = "mac-address", value_name = "MAC")]
+    pub(crate) mac_address: Option<String>,
     /// Mount (type=bind|volume|tmpfs,source=,target=[,readonly])
     #[arg(long, value_name = "MOUNT")]
     pub(crate) mount: Vec<String>,
     /// Name of the container
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Network: none, host or private (loopback only, the default)
+    /// Network: bridge (the default), none, host, container:NAME, pasta, slirp4netns or builtin
     #[arg(long, alias = "net", value_name = "MODE")]
     pub(crate) network: Option<String>,
     /// PID namespace: private or host
@@ -98,6 +107,12 @@ pub(crate) struct CreateArgs {
     /// All capabilities, no seccomp filter, nothing masked
     #[arg(long)]
     pub(crate) privileged: bool,
+    /// Publish a port to the host ([[IP:]HOST_PORT:]PORT[/tcp|udp], also ranges)
+    #[arg(short = 'p', long, value_name = "PORT")]
+    pub(crate) publish: Vec<String>,
+    /// Publish all exposed ports to ports the host chooses
+    #[arg(short = 'P', long = "publish-all")]
+    pub(crate) publish_all: bool,
     /// Fetch the image: always, missing or never
     #[arg(long, value_name = "WHEN", default_value = "missing")]
     pub(crate) pull: String,
@@ -344,6 +359,18 @@ pub(crate) struct PsArgs {
     /// Show sizes
     #[arg(short = 's', long)]
     pub(crate) size: bool,
+}
+
+/// `rrun port CONTAINER [PORT[/PROTO]]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun port CONTAINER [PRIVATE_PORT[/PROTO]]")]
+pub(crate) struct PortArgs {
+    /// Container by name or id
+    #[arg(value_name = "CONTAINER")]
+    pub(crate) container: String,
+    /// Port inside
+    #[arg(value_name = "PRIVATE_PORT[/PROTO]")]
+    pub(crate) port: Option<String>,
 }
 
 /// `rrun rename CONTAINER NEW_NAME`

@@ -8,8 +8,8 @@ mod system;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use container::{
-    AttachArgs, CreateArgs, DiffArgs, ExecArgs, ExportArgs, KillArgs, LogsArgs, PsArgs, RenameArgs,
-    RmArgs, RunArgs, StartArgs, StopArgs, TopArgs, WaitArgs,
+    AttachArgs, CreateArgs, DiffArgs, ExecArgs, ExportArgs, KillArgs, LogsArgs, PortArgs, PsArgs,
+    RenameArgs, RmArgs, RunArgs, StartArgs, StopArgs, TopArgs, WaitArgs,
 };
 pub(crate) use hints::{explain, explain_leading_flag, mistaken};
 pub(crate) use image::{
@@ -140,6 +140,8 @@ pub(crate) enum Command {
     Wait(WaitArgs),
     /// List containers
     Ps(PsArgs),
+    /// List the published ports of a container
+    Port(PortArgs),
     /// Rename a container
     Rename(RenameArgs),
     /// Remove containers
@@ -251,6 +253,8 @@ pub(crate) enum ContainerVerb {
     /// List containers
     #[command(alias = "list", alias = "ps")]
     Ls(PsArgs),
+    /// List the published ports of a container
+    Port(PortArgs),
     /// Rename a container
     Rename(RenameArgs),
     /// Remove containers
@@ -317,6 +321,7 @@ pub(crate) enum Call {
     Logs(LogsArgs),
     Wait(WaitArgs),
     Ps(PsArgs),
+    Port(PortArgs),
     Rename(RenameArgs),
     Rm(RmArgs),
     Top(TopArgs),
@@ -361,6 +366,7 @@ impl Command {
             Self::Logs(args) => Call::Logs(args),
             Self::Wait(args) => Call::Wait(args),
             Self::Ps(args) => Call::Ps(args),
+            Self::Port(args) => Call::Port(args),
             Self::Rename(args) => Call::Rename(args),
             Self::Rm(args) => Call::Rm(args),
             Self::Top(args) => Call::Top(args),
@@ -420,6 +426,7 @@ impl ContainerVerb {
             Self::Logs(args) => Call::Logs(args),
             Self::Wait(args) => Call::Wait(args),
             Self::Ls(args) => Call::Ps(args),
+            Self::Port(args) => Call::Port(args),
             Self::Rename(args) => Call::Rename(args),
             Self::Rm(args) => Call::Rm(args),
             Self::Top(args) => Call::Top(args),

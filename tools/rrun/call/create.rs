@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 
 use super::ground::Ground;
 use super::hidden::Parts;
-use super::{image, volume};
+use super::{image, network as net, volume};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
-use crate::request::{self, CreateRequest, MountSource};
+use crate::request::{self, CreateRequest, Mode, MountSource};
 
 /// Seconds between the stop signal and the kill, unless told otherwise. Source: Docker.
 const STOP_TIMEOUT_S: u32 = 10;
@@ -180,7 +180,7 @@ fn compose(
     };
     let parts = Parts::of_self()?;
     let short: String = id.chars().take(12).collect();
-    let network = network(request);
+    let network = network(request)?;
     let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let own_name = if network == Network::Host {
         host_name.trim().to_owned()
@@ -230,6 +230,7 @@ fn compose(
     };
     check_supported(request)?;
     extra(request, &mut config);
+    net::compose(request, defaults, &mut config)?;
     Ok(config)
 }
 
@@ -254,12 +255,6 @@ fn labels(request: &CreateRequest, defaults: &Value) -> BTreeMap<String, String>
 
 /// What is asked for, kept for `inspect`, that the runner does not read.
 fn extra(request: &CreateRequest, config: &mut ContainerConfig) {
-    let network = match request.network {
-        request::Network::None => "none",
-        request::Network::Private => "private",
-        request::Network::Host => "host",
-    };
-    config.extra.insert("network".to_owned(), json!(network));
     config
         .extra
         .insert("annotations".to_owned(), json!(request.annotations));
@@ -292,10 +287,15 @@ fn check_supported(request: &CreateRequest) -> Result<(), Failure> {
     }
 }
 
-fn network(request: &CreateRequest) -> Network {
-    match request.network {
-        request::Network::Host => Network::Host,
-        request::Network::None | request::Network::Private => Network::None,
+fn network(request: &CreateRequest) -> Result<Network, Failure> {
+    match &request.network.mode {
+        Mode::Host => Ok(Network::Host),
+        Mode::None => Ok(Network::None),
+        Mode::Private(_) => Ok(Network::Private),
+        Mode::Container(_) => Err(Failure::new(
+            ExitCode::ENGINE,
+            "--network container: is not available yet",
+        )),
     }
 }
 

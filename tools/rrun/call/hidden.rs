@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rrun_mount::{ServeOptions, Stats, serve};
-use rrun_runner::{ContainerConfig, ids, monitor};
+use rrun_runner::{ContainerConfig, ids, monitor, net};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::{ground, overlayfs};
@@ -20,6 +20,7 @@ use crate::{report, sys};
 const MONITOR: &str = "__monitor";
 const SERVE: &str = "__serve";
 const IDS: &str = "__ids";
+const NET: &str = "__net";
 const SYNC: &str = "__sync";
 
 /// Where the runner leaves the descriptors of a hidden program.
@@ -57,6 +58,11 @@ impl Parts {
         vec![self.program.clone(), IDS.into()]
     }
 
+    /// Its network helper; the container is found by its directory, which is where the monitor works.
+    pub(crate) fn net(&self, id: &str) -> Vec<OsString> {
+        vec![self.program.clone(), NET.into(), id.into()]
+    }
+
     /// The helper that makes a running container's files complete on disk.
     pub(crate) fn sync(&self) -> Vec<OsString> {
         vec![self.program.clone(), SYNC.into()]
@@ -80,6 +86,8 @@ pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
         serve_main(&dir())
     } else if word == IDS {
         ids_main()
+    } else if word == NET {
+        net_main()
     } else if word == SYNC {
         ids::enter_and_sync(std::io::stdin().as_fd()).map_err(Failure::from)
     } else if word == "overlayfs" {
@@ -99,6 +107,14 @@ pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
 
 fn monitor_main(dir: &Path) -> Result<(), Failure> {
     monitor::run(dir, monitor::MonitorOptions::default())?;
+    Ok(())
+}
+
+/// Runs the network helper of the container whose directory we are in.
+fn net_main() -> Result<(), Failure> {
+    let dir = std::env::current_dir()
+        .map_err(|error| Failure::of("could not tell the container's directory", &error))?;
+    net::serve(&dir, &crate::environment::uplink_programs())?;
     Ok(())
 }
 

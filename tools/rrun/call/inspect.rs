@@ -1,12 +1,12 @@
 //! `rrun inspect`.
 
 use rrun_image::images;
-use rrun_runner::{Container, MountKind, Network, Status, container, names};
+use rrun_runner::{Container, MountKind, Status, container, names};
 use serde_json::{Value, json};
 
 use super::images::store;
 use super::ps::state_word;
-use super::volume;
+use super::{network, volume};
 use crate::args::InspectArgs;
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
@@ -95,14 +95,16 @@ fn describe(one: &Container) -> Value {
         "HostConfig": host_config(one),
         "Mounts": mounts(one),
         "Config": own_config(one),
-        "NetworkSettings": network(one),
+        "NetworkSettings": network::settings(one),
     })
 }
 
 fn host_config(one: &Container) -> Value {
     let config = &one.config;
     json!({
-        "NetworkMode": network_name(one),
+        "NetworkMode": network::name(one),
+        "PortBindings": network::bindings_object(one),
+        "PublishAllPorts": network::publishes_all(one),
         "AutoRemove": config.auto_remove,
         "Privileged": config.privileged,
         "ReadonlyRootfs": config.read_only,
@@ -119,6 +121,7 @@ fn own_config(one: &Container) -> Value {
     json!({
         "Hostname": config.hostname,
         "User": config.user,
+        "ExposedPorts": network::exposed_object(one),
         "Tty": config.tty,
         "OpenStdin": config.stdin_open,
         "Env": config.env,
@@ -151,26 +154,4 @@ fn mounts(one: &Container) -> Vec<Value> {
         }))
     });
     shown.collect()
-}
-
-fn network_name(one: &Container) -> String {
-    let kept = one.config.extra.get("network").and_then(Value::as_str);
-    kept.unwrap_or(if one.config.network == Network::Host {
-        "host"
-    } else {
-        "none"
-    })
-    .to_owned()
-}
-
-fn network(one: &Container) -> Value {
-    let empty = json!({
-        "IPAddress": "", "IPPrefixLen": 0, "Gateway": "", "MacAddress": "",
-    });
-    json!({
-        "Ports": {},
-        "IPAddress": "",
-        "Gateway": "",
-        "Networks": {network_name(one): empty},
-    })
 }

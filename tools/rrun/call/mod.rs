@@ -9,6 +9,7 @@ mod image;
 mod images;
 mod init_layer;
 mod inspect;
+mod network;
 mod overlayfs;
 mod prune;
 mod ps;
@@ -38,6 +39,7 @@ pub(crate) fn dispatch(call: Call, environment: &Environment) -> Result<ExitCode
         Call::Kill(args) => container::kill(&args, environment),
         Call::Wait(args) => container::wait(&args, environment),
         Call::Rm(args) => container::rm(&args, environment),
+        Call::Port(args) => network::port(&args, environment),
         Call::Rename(args) => container::rename(&args, environment),
         Call::Logs(args) => container::logs(&args, environment),
         Call::Top(args) => container::top(&args, environment),

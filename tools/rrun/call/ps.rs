@@ -3,6 +3,7 @@
 use rrun_runner::{Container, Status, container};
 use serde_json::{Value, json};
 
+use super::network;
 use crate::args::PsArgs;
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
@@ -135,8 +136,8 @@ fn row(one: &Container, whole: bool, now: jiff::Timestamp) -> Value {
         "LocalVolumes": "0",
         "Mounts": mounts.join(","),
         "Names": config.name,
-        "Networks": config.extra.get("network").cloned().unwrap_or_default(),
-        "Ports": "",
+        "Networks": network::name(one),
+        "Ports": network::column(one),
         "RunningFor": format!("{} ago", human::duration(age(&config.created, now))),
         "Size": "0B",
         "State": state_word(one.state.status),
@@ -195,7 +196,7 @@ fn match_one(one: &Container, key: &str, value: &str) -> bool {
             .mounts
             .iter()
             .any(|mount| mount.target.as_os_str() == value),
-        "network" => config.extra.get("network").and_then(Value::as_str) == Some(value),
+        "network" => network::name(one) == value,
         _ => true,
     }
 }

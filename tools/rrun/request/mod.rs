@@ -1,6 +1,7 @@
 //! What was typed, resolved: paths made absolute, files read, values parsed.
 
 mod mount;
+mod network;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +14,7 @@ use crate::failure::{ExitCode, Failure};
 use crate::human;
 
 pub(crate) use mount::{Mount, MountSource, volume_name};
+pub(crate) use network::{Mode, NetworkRequest, Port};
 
 /// What a container stands on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,17 +31,6 @@ pub(crate) enum PullWhen {
     Always,
     Missing,
     Never,
-}
-
-/// The network of a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Network {
-    /// A network namespace with nothing but loopback.
-    None,
-    /// As `None` until there is an uplink; kept apart so that containers made now get it then.
-    Private,
-    /// The host's own.
-    Host,
 }
 
 /// A resource limit.
@@ -95,7 +86,7 @@ pub(crate) struct CreateRequest {
     pub(crate) groups: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
     pub(crate) devices: Vec<String>,
-    pub(crate) network: Network,
+    pub(crate) network: NetworkRequest,
     pub(crate) host_pid: bool,
     pub(crate) host_ipc: bool,
     pub(crate) host_uts: bool,
@@ -146,6 +137,7 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
     }
     let labels = labels(&typed)?;
     let mounts = mount::all(&typed)?;
+    let network = NetworkRequest::parse(&typed)?;
     let resolver = Resolver::parse(&typed)?;
     let security = Security::parse(&typed)?;
     Ok(CreateRequest {
@@ -169,7 +161,7 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         groups: typed.group_add,
         mounts,
         devices: typed.device,
-        network: network(typed.network.as_deref())?,
+        network,
         host_pid: host_or_private("--pid", typed.pid.as_deref())?,
         host_ipc: host_or_private("--ipc", typed.ipc.as_deref())?,
         host_uts: host_or_private("--uts", typed.uts.as_deref())?,
@@ -403,16 +395,6 @@ fn pull_when(text: &str) -> Result<PullWhen, Failure> {
         _ => Err(Failure::flags(format!(
             "invalid pull option: '{text}': must be one of \"always\", \"missing\" or \"never\""
         ))),
-    }
-}
-
-fn network(mode: Option<&str>) -> Result<Network, Failure> {
-    match mode {
-        None | Some("private" | "default" | "bridge") => Ok(Network::Private),
-        Some("none") => Ok(Network::None),
-        Some("host") => Ok(Network::Host),
-        Some(other) => Err(engine(format!("network {other} not found"))
-            .hint("available: none, host, private (the default: loopback only)")),
     }
 }
 

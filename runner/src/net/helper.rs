@@ -1,0 +1,232 @@
+//! The network helper's own life: set up, say so, carry, end with the monitor.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::process::Signal;
+
+use super::config::{NetState, UplinkChoice};
+use super::inside::Inside;
+use super::listen::{self, Listener};
+use super::poll::{Kind, Poller};
+use super::proxy::Proxy;
+use super::uplink::{self, Place, Programs, Uplink};
+use crate::channel::{self, Message};
+use crate::config::ContainerConfig;
+use crate::error::{Failure, Step as _};
+use crate::sys;
+
+/// The line to the monitor.
+pub(super) const LINE_FD: i32 = 3;
+/// The pid descriptor of the container's first process.
+pub(super) const INIT_FD: i32 = 4;
+/// The container's network namespace.
+pub(super) const NETNS_FD: i32 = 5;
+/// The file in the container directory on which the namespace is mounted, for programs that want
+/// a path; in the helper's own mount namespace only.
+const NETNS_FILE: &str = "netns";
+
+/// Runs the network helper of the container in `dir`: the body of `rrun __net`. Expects a process
+/// with one thread and what the monitor leaves.
+///
+/// # Errors
+///
+/// When the descriptors are not there. Other failures are told to the monitor.
+pub fn serve(dir: &Path, programs: &Programs) -> Result<(), crate::RunnerError> {
+    use crate::error::At;
+    let take = |number: i32| sys::inherited(number).at("take over", "the network helper's lines");
+    let (line, init, netns) = (take(LINE_FD)?, take(INIT_FD)?, take(NETNS_FD)?);
+    let config = ContainerConfig::load(dir)?;
+    let outcome = run(dir, &config, programs, &line, (&init, netns));
+    if let Err(failure) = outcome {
+        // A monitor that is gone needs no telling.
+        let _gone = channel::send(line.as_fd(), &Message::Failed(failure), &[]);
+    }
+    Ok(())
+}
+
+fn run(
+    dir: &Path,
+    config: &ContainerConfig,
+    programs: &Programs,
+    line: &OwnedFd,
+    (init, netns): (&OwnedFd, OwnedFd),
+) -> Result<(), Failure> {
+    let listeners = listen::all(dir, config, &[])?;
+    if config.has_user_namespace() {
+        sys::setns(init.as_fd(), sys::CLONE_NEWUSER).step("join the user namespace")?;
+    }
+    sys::unshare(sys::CLONE_NEWPID).step("make a process namespace for the network helper")?;
+    match sys::fork(sys::CLONE_PARENT).step("start the network helper")? {
+        sys::Fork::Parent(pid) => {
+            let raw = pid.as_raw_nonzero().get();
+            let told = channel::send(line.as_fd(), &Message::Process(raw), &[]);
+            told.step("speak to the monitor")
+        }
+        sys::Fork::Child => {
+            let ended = live(dir, config, programs, line, (netns, listeners));
+            if let Err(failure) = &ended {
+                let _gone = channel::send(line.as_fd(), &Message::Failed(failure.clone()), &[]);
+            }
+            sys::exit_now(0)
+        }
+    }
+}
+
+/// The life of the process that stays.
+fn live(
+    dir: &Path,
+    config: &ContainerConfig,
+    programs: &Programs,
+    line: &OwnedFd,
+    (netns, listeners): (OwnedFd, Vec<Listener>),
+) -> Result<(), Failure> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .step("ask to die with the monitor")?;
+    let poller = Poller::new().step("wait for events")?;
+    poller.add(line, Kind::Line, 0).step("watch the monitor")?;
+    let mut state = NetState::default();
+    let uplink = connect(dir, config, programs, &netns, &mut state)?;
+    if let Some(uplink) = &uplink {
+        poller
+            .add(&uplink.pidfd, Kind::Child, 0)
+            .step("watch the uplink")?;
+    }
+    state.ports = listeners.iter().map(|one| one.port.clone()).collect();
+    let target = state.address.unwrap_or(std::net::Ipv4Addr::LOCALHOST);
+    let mut proxy = None;
+    if !listeners.is_empty() {
+        let (inside, ()) = Inside::start(netns, || Ok(())).step("join the container's network")?;
+        let made = Proxy::new(inside, listeners, target, &poller);
+        proxy = Some(made.step("watch the published ports")?);
+    }
+    channel::send(line.as_fd(), &Message::Network(Box::new(state)), &[])
+        .step("speak to the monitor")?;
+    carry(&poller, proxy, uplink)
+}
+
+/// Carries until the monitor is gone.
+fn carry(
+    poller: &Poller,
+    mut proxy: Option<Proxy>,
+    mut uplink: Option<Uplink>,
+) -> Result<(), Failure> {
+    let mut events = Vec::new();
+    loop {
+        let timeout_ms = proxy.as_ref().and_then(Proxy::timeout_ms);
+        poller
+            .wait(timeout_ms, &mut events)
+            .step("wait for events")?;
+        for event in &events {
+            match (event.kind, &mut proxy) {
+                // The monitor says nothing any more; this is its end.
+                (Kind::Line, _) => return Ok(()),
+                (Kind::Child, _) => {
+                    if let Some(uplink) = uplink.take() {
+                        return Err(Failure::setup(format!("the uplink {}", uplink.reap())));
+                    }
+                }
+                (Kind::Listener, Some(proxy)) => proxy.listener(event.index, poller),
+                (Kind::Stream, Some(proxy)) => proxy.stream(event.index, poller),
+                (Kind::Session, Some(proxy)) => proxy.session(event.index),
+                (_, None) | (Kind::Interface | Kind::Flow | Kind::Datagram, Some(_)) => {}
+            }
+        }
+        if let Some(proxy) = &mut proxy {
+            proxy.tick(poller);
+        }
+    }
+}
+
+/// Makes the uplink that was asked for, or the first that works.
+fn connect(
+    dir: &Path,
+    config: &ContainerConfig,
+    programs: &Programs,
+    netns: &OwnedFd,
+    state: &mut NetState,
+) -> Result<Option<Uplink>, Failure> {
+    let asked = config.net.uplink;
+    if asked == UplinkChoice::Auto && !config.has_user_namespace() {
+        return Ok(None);
+    }
+    let order = if asked == UplinkChoice::Auto {
+        programs.order()
+    } else {
+        vec![asked]
+    };
+    let mut refused = Vec::new();
+    if order.iter().any(|choice| *choice != UplinkChoice::Builtin) {
+        show(netns, &dir.join(NETNS_FILE)).step("show the uplink the network namespace")?;
+    }
+    for choice in order {
+        match connect_by(choice, dir, config, programs) {
+            Ok(uplink) => {
+                choice.word().clone_into(&mut state.uplink);
+                state.address = Some(uplink::ADDRESS);
+                state.prefix_bits = uplink::PREFIX_BITS;
+                state.gateway = Some(uplink::GATEWAY);
+                state.mac = config.net.mac;
+                return Ok(uplink);
+            }
+            Err(text) => refused.push(format!("{}: {text}", choice.word())),
+        }
+    }
+    let text = format!(
+        "the container has no way to the outside: {}",
+        refused.join("; ")
+    );
+    if asked == UplinkChoice::Auto {
+        state.warnings.push(text);
+        return Ok(None);
+    }
+    Err(Failure::setup(text))
+}
+
+/// Starts a program that is an uplink.
+type Starter = fn(&Path, &Place<'_>) -> Result<Uplink, String>;
+
+fn connect_by(
+    choice: UplinkChoice,
+    dir: &Path,
+    config: &ContainerConfig,
+    programs: &Programs,
+) -> Result<Option<Uplink>, String> {
+    let missing = || "not installed".to_owned();
+    let (program, start): (_, Starter) = match choice {
+        UplinkChoice::Pasta => (
+            programs.pasta.as_deref().ok_or_else(missing)?,
+            uplink::pasta,
+        ),
+        UplinkChoice::Slirp4netns => {
+            let program = programs.slirp4netns.as_deref().ok_or_else(missing)?;
+            (program, uplink::slirp4netns)
+        }
+        UplinkChoice::Auto | UplinkChoice::Bridge | UplinkChoice::Builtin => {
+            return Err("not available".to_owned());
+        }
+    };
+    let file = dir.join(NETNS_FILE);
+    let place = Place {
+        netns: &file,
+        dir,
+        mac: config.net.mac,
+    };
+    start(program, &place).map(Some)
+}
+
+/// Mounts a namespace on a file, where only this process and its children see it.
+fn show(netns: &OwnedFd, file: &Path) -> std::io::Result<()> {
+    use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+    use std::os::fd::AsRawFd;
+    let options = File::options().create(true).append(true).open(file)?;
+    drop(options);
+    sys::unshare(sys::CLONE_NEWNS)?;
+    mount_change(
+        "/",
+        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
+    )?;
+    mount_bind(format!("/proc/self/fd/{}", netns.as_raw_fd()), file)?;
+    Ok(())
+}

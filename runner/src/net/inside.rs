@@ -1,0 +1,104 @@
+//! Sockets of the container's network, made by a thread that lives in it.
+//!
+//! A socket belongs for ever to the network namespace its maker was in. A thread can join another
+//! network namespace alone, so one thread of the helper makes sockets inside while the others stay
+//! on the host; nothing needs to be handed between processes.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::config::Protocol;
+use crate::sys;
+
+/// Bytes of stack of the thread: it only makes system calls.
+const STACK_BYTES: usize = 128 << 10;
+/// Sockets made before they are asked for, of each kind.
+const READY: usize = 4;
+
+/// The thread inside, and the sockets it has ready.
+#[derive(Debug)]
+pub(crate) struct Inside {
+    orders: Sender<Protocol>,
+    streams: Receiver<rustix::io::Result<OwnedFd>>,
+    datagrams: Receiver<rustix::io::Result<OwnedFd>>,
+}
+
+/// The thread inside is gone.
+fn gone() -> io::Error {
+    io::Error::from_raw_os_error(libc::ESRCH)
+}
+
+impl Inside {
+    /// Starts the thread, lets it join the namespace and do `first` there.
+    ///
+    /// # Errors
+    ///
+    /// Those of `setns(2)` and of `first`.
+    pub(crate) fn start<T: Send + 'static>(
+        netns: OwnedFd,
+        first: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<(Self, T)> {
+        let (orders, taken) = channel();
+        let (stream_out, streams) = channel();
+        let (datagram_out, datagrams) = channel();
+        let (begun_out, begun) = channel();
+        let body = move || {
+            let entered = sys::setns(netns.as_fd(), sys::CLONE_NEWNET).and_then(|()| first());
+            drop(netns);
+            let failed = entered.is_err();
+            if begun_out.send(entered).is_err() || failed {
+                return;
+            }
+            drop(begun_out);
+            while let Ok(protocol) = taken.recv() {
+                let (kind, out) = match protocol {
+                    Protocol::Tcp => (SocketType::STREAM, &stream_out),
+                    Protocol::Udp => (SocketType::DGRAM, &datagram_out),
+                };
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                if out
+                    .send(socket_with(AddressFamily::INET, kind, flags, None))
+                    .is_err()
+                {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("inside".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(body)?;
+        let made = begun.recv().map_err(|_| gone())??;
+        let this = Self {
+            orders,
+            streams,
+            datagrams,
+        };
+        Ok((this, made))
+    }
+
+    /// Has some sockets of a kind made in advance.
+    pub(crate) fn prepare(&self, protocol: Protocol) {
+        for _ in 0..READY {
+            // A thread that is gone is noticed when a socket is taken.
+            let _gone = self.orders.send(protocol);
+        }
+    }
+
+    /// A socket of the container, not blocking and not connected.
+    ///
+    /// # Errors
+    ///
+    /// Those of `socket(2)`.
+    pub(crate) fn socket(&self, protocol: Protocol) -> io::Result<OwnedFd> {
+        self.orders.send(protocol).map_err(|_| gone())?;
+        let made = match protocol {
+            Protocol::Tcp => self.streams.recv(),
+            Protocol::Udp => self.datagrams.recv(),
+        };
+        Ok(made.map_err(|_| gone())??)
+    }
+}

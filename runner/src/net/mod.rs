@@ -1,0 +1,148 @@
+//! The network of a container: its uplink and its published ports.
+//!
+//! A private network is a network namespace with loopback and, through an *uplink*, the outside.
+//! One process, the *helper* (`rrun __net`), holds what lives in user space: the listening sockets
+//! of published ports, our own network stack, or the program that is the uplink. The monitor
+//! starts it beside the container and the container's process waits until it is ready.
+//!
+//! # What dies with what
+//!
+//! The helper is the first process of a process id namespace, so that whatever it started dies
+//! with it, by the kernel's hand. It ends when its line to the monitor closes.
+
+mod config;
+mod helper;
+mod inside;
+mod listen;
+mod poll;
+mod proxy;
+mod uplink;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::process::Pid;
+
+pub use config::{BadMac, BoundPort, Mac, NetConfig, NetState, Protocol, Publish, UplinkChoice};
+pub use helper::serve;
+pub use uplink::{NAME_SERVER, Programs};
+
+use crate::channel::{self, Message};
+use crate::config::{ContainerConfig, Network};
+use crate::error::{At, Failure, RunnerError};
+use crate::monitor::{Child, wait_readable};
+use crate::{state, sys};
+
+/// How long a network may take to be ready, in milliseconds: longer than any uplink may.
+const READY_MS: u32 = 30_000;
+
+/// The helper of a running container, as its monitor holds it.
+#[derive(Debug)]
+pub(crate) struct Helper {
+    pub(crate) child: Child,
+    /// Its end tells the helper to end.
+    _line: OwnedFd,
+}
+
+impl Helper {
+    /// Ends the helper and all it started.
+    pub(crate) fn end(self) {
+        self.child.signal(libc::SIGKILL);
+        self.child.reap();
+    }
+}
+
+/// Starts the helper of the container whose first process is `init`, and waits until the network
+/// is ready. `None` when the network needs no helper.
+///
+/// # Errors
+///
+/// When a port is taken or the uplink that was asked for does not work.
+pub(crate) fn start(
+    dir: &Path,
+    config: &ContainerConfig,
+    init: &Child,
+) -> Result<Option<(Helper, NetState)>, RunnerError> {
+    if config.network != Network::Private || config.net.argv.is_empty() {
+        return Ok(None);
+    }
+    let (ours, theirs) = channel::pair().at("make a line to the network helper of", dir)?;
+    let path = format!("/proc/{}/ns/net", init.pid.as_raw_nonzero());
+    let netns = File::open(&path).at("open", path)?;
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join(crate::monitor::SERVER_LOG));
+    let log = log.at("open the log of", dir)?;
+    let fds = [
+        (log.as_fd(), 2),
+        (theirs.as_fd(), helper::LINE_FD),
+        (init.pidfd.as_fd(), helper::INIT_FD),
+        (netns.as_fd(), helper::NETNS_FD),
+    ];
+    let pid = sys::spawn(&sys::Spawn {
+        argv: &config.net.argv,
+        fds: &fds,
+        session: false,
+    })
+    .at("start the network helper of", dir)?;
+    drop(theirs);
+    let first = Child::new(pid).at("watch the network helper of", dir)?;
+    let told = hear(&ours, dir);
+    // The process we started has left its place to one in a namespace of its own, or has failed.
+    let end = |child: Child| {
+        child.signal(libc::SIGKILL);
+        child.reap();
+    };
+    let (pid, state) = match told {
+        Ok(told) => told,
+        Err(error) => {
+            end(first);
+            return Err(error);
+        }
+    };
+    end(first);
+    let child = Child::new(pid).at("watch the network helper of", dir)?;
+    let raw = pid.as_raw_nonzero().get();
+    let state = NetState {
+        helper_pid: raw,
+        helper_start: state::start_time(raw),
+        ..state
+    };
+    let helper = Helper { child, _line: ours };
+    Ok(Some((helper, state)))
+}
+
+/// Hears from the helper until the network is ready.
+fn hear(line: &OwnedFd, dir: &Path) -> Result<(Pid, NetState), RunnerError> {
+    let failed = |text: String| RunnerError::Failed(Failure::setup(text));
+    let mut pid = None;
+    loop {
+        if !wait_readable(line.as_fd(), READY_MS) {
+            return Err(failed("the network was not ready in time".to_owned()));
+        }
+        match channel::receive(line).at("hear from the network helper of", dir)? {
+            Some((Message::Process(raw), _)) => pid = Pid::from_raw(raw),
+            Some((Message::Failed(failure), _)) => return Err(RunnerError::Failed(failure)),
+            Some((Message::Network(state), _)) => {
+                let pid = pid.ok_or_else(|| failed("the network helper has no process".into()))?;
+                return Ok((pid, *state));
+            }
+            Some(_) | None => {
+                let said = crate::monitor::last_line(&dir.join(crate::monitor::SERVER_LOG));
+                return Err(failed(match said {
+                    Some(said) => format!("the network helper failed: {said}"),
+                    None => "the network helper ended without a word".to_owned(),
+                }));
+            }
+        }
+    }
+}
+
+/// Ends what a killed monitor left of a network.
+pub(crate) fn cleanup(state: &NetState) {
+    if let Some((_, pidfd)) = state::open_process(state.helper_pid, state.helper_start) {
+        let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+    }
+}

@@ -1,0 +1,169 @@
+//! Published ports: what arrives on the host's side is carried to the container.
+//!
+//! The host's sockets listen in the host's network, the other sockets are made by [`Inside`] in
+//! the container's. No packet passes a network stack of ours, so this is as fast as the kernel's
+//! loopback, and works without any uplink.
+
+mod datagram;
+mod stream;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with, connect, sockopt};
+
+use self::datagram::Sessions;
+use self::stream::{Pipes, Progress, Stream};
+use super::config::Protocol;
+use super::inside::Inside;
+use super::listen::Listener;
+use super::poll::{Kind, Poller, Slab};
+
+/// Connections carried at once; each holds at most six descriptors.
+const STREAMS_MAX: usize = 10_000;
+/// Connections accepted in one go before data is carried again.
+const ACCEPTS_MAX: usize = 256;
+
+/// The published ports of a container at work.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    inside: Inside,
+    listeners: Vec<Listener>,
+    target: std::net::Ipv4Addr,
+    streams: Slab<Stream>,
+    pipes: Pipes,
+    sessions: Sessions,
+    /// Streams that have more to move than their turn allowed.
+    busy: Vec<usize>,
+    /// Listeners that may have more connections than could be taken.
+    waiting: Vec<usize>,
+}
+
+impl Proxy {
+    /// Carries what arrives at `listeners` to `target` in the network of `inside`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `epoll_ctl(2)`.
+    pub(crate) fn new(
+        inside: Inside,
+        listeners: Vec<Listener>,
+        target: std::net::Ipv4Addr,
+        poller: &Poller,
+    ) -> io::Result<Self> {
+        for (index, listener) in listeners.iter().enumerate() {
+            poller.add(&listener.socket, Kind::Listener, index)?;
+        }
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            if listeners.iter().any(|one| one.port.protocol == protocol) {
+                inside.prepare(protocol);
+            }
+        }
+        Ok(Self {
+            inside,
+            listeners,
+            target,
+            streams: Slab::default(),
+            pipes: Pipes::default(),
+            sessions: Sessions::default(),
+            busy: Vec::new(),
+            waiting: Vec::new(),
+        })
+    }
+
+    /// How long to wait for the next event at most, in milliseconds.
+    pub(crate) fn timeout_ms(&self) -> Option<u32> {
+        if self.busy.is_empty() && self.waiting.is_empty() {
+            self.sessions.timeout_ms()
+        } else {
+            Some(0)
+        }
+    }
+
+    /// Does what was left over and what is due.
+    pub(crate) fn tick(&mut self, poller: &Poller) {
+        for index in std::mem::take(&mut self.busy) {
+            self.stream(index, poller);
+        }
+        for index in std::mem::take(&mut self.waiting) {
+            self.listener(index, poller);
+        }
+        self.sessions.expire();
+    }
+
+    /// Something arrived at a listener.
+    pub(crate) fn listener(&mut self, index: usize, poller: &Poller) {
+        let Some(listener) = self.listeners.get(index) else {
+            return;
+        };
+        let target = SocketAddr::new(self.target.into(), listener.port.container_port);
+        if listener.port.protocol == Protocol::Udp {
+            let socket = &listener.socket;
+            self.sessions
+                .carry_in(index, socket, target, &self.inside, poller);
+            return;
+        }
+        for _ in 0..ACCEPTS_MAX {
+            if self.streams.len() >= STREAMS_MAX {
+                return;
+            }
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match accept_with(&listener.socket, flags) {
+                Ok(client) => {
+                    let server = open(&self.inside, target);
+                    let Ok(server) = server else {
+                        // The client sees its connection closed.
+                        continue;
+                    };
+                    let _slower = sockopt::set_tcp_nodelay(&client, true);
+                    let index = self.streams.next();
+                    let watched = poller
+                        .add(&client, Kind::Stream, index)
+                        .and_then(|()| poller.add(&server, Kind::Stream, index));
+                    if watched.is_ok() {
+                        self.streams.insert(Stream::new(client, server));
+                    }
+                }
+                Err(Errno::CONNABORTED | Errno::INTR) => {}
+                // Nothing more, or no more descriptors: the end of a connection asks again.
+                Err(_) => return,
+            }
+        }
+        self.waiting.push(index);
+    }
+
+    /// Something happened to a connection.
+    pub(crate) fn stream(&mut self, index: usize, poller: &Poller) {
+        let Some(stream) = self.streams.get_mut(index) else {
+            return;
+        };
+        match stream.turn(&mut self.pipes) {
+            Progress::Waits => {}
+            Progress::More => self.busy.push(index),
+            Progress::Ended => {
+                let full = self.streams.len() >= STREAMS_MAX;
+                self.streams.remove(index);
+                if full {
+                    (0..self.listeners.len()).for_each(|index| self.listener(index, poller));
+                }
+            }
+        }
+    }
+
+    /// Something arrived from the container for a client.
+    pub(crate) fn session(&mut self, index: usize) {
+        self.sessions.carry_out(index, &self.listeners);
+    }
+}
+
+/// A socket of the container that is connecting to `target`.
+fn open(inside: &Inside, target: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = inside.socket(Protocol::Tcp)?;
+    let _slower = sockopt::set_tcp_nodelay(&socket, true);
+    match connect(&socket, &target) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}
