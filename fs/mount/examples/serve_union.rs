@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rrun_mount::{ServeOptions, Stats, mount, serve};
 use rrun_union::{DirLayers, IdStore, Options, Union, XattrDialect};
+use rustix::mount::MountFlags;
 
 fn main() {
     let mut args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -23,7 +24,7 @@ fn main() {
         ..Options::default()
     };
     let union = Arc::new(Union::open(lower, Some((upper, work)), options).expect("union"));
-    let mounted = mount(place, "serve_union", false).expect("mount");
+    let mounted = mount(place, "serve_union", MountFlags::empty()).expect("mount");
     let device = mounted.device().expect("device");
     let (options, stats) = (ServeOptions::default(), Stats::default());
     serve(&device, &union, &options, &stats, &|| {}).expect("serve");

@@ -134,6 +134,18 @@ impl Call<'_, '_> {
         Ok(())
     }
 
+    /// What a change of contents does to setuid and setgid bits. Where the protocol does not say
+    /// whether the caller may keep them, root may and nobody else.
+    fn effect(&self, kills: bool) -> OnWrite {
+        if kills {
+            OnWrite::DropPrivileges {
+                gid: self.caller.gid,
+            }
+        } else {
+            OnWrite::Keep
+        }
+    }
+
     fn lookup(&mut self) -> Result<(), Errno> {
         match self.union.lookup(self.ino, self.body.name()?) {
             Err(Errno::ENOENT) => {
@@ -189,7 +201,7 @@ impl Call<'_, '_> {
             size: has(3).then_some(size),
             atime: time(4, 7, atime, atime_nanos),
             mtime: time(5, 8, mtime, mtime_nanos),
-            drop_privileges: has(11),
+            effect: self.effect(has(11)),
         };
         let attr = self.union.setattr(self.ino, &set)?;
         self.reply.attr_out(&attr);
@@ -293,11 +305,7 @@ impl Call<'_, '_> {
         let data = self
             .body
             .bytes(usize::try_from(size).map_err(|_| Errno::EINVAL)?)?;
-        let effect = if flags & KILL_SUIDGID == 0 {
-            OnWrite::Keep
-        } else {
-            OnWrite::DropPrivileges
-        };
+        let effect = self.effect(flags & KILL_SUIDGID != 0);
         let count = self.union.write(self.ino, offset, data, effect)?;
         self.reply.u32(u32::try_from(count).unwrap_or(0));
         self.reply.u32(0);
@@ -405,7 +413,8 @@ impl Call<'_, '_> {
             0x20 => SpaceMode::Insert,
             _ => return Err(Errno::EOPNOTSUPP),
         };
-        self.union.fallocate(self.ino, offset, len, mode)
+        let effect = self.effect(self.caller.uid != 0);
+        self.union.fallocate(self.ino, offset, len, mode, effect)
     }
 
     fn lseek(&mut self) -> Result<(), Errno> {
@@ -428,7 +437,10 @@ impl Call<'_, '_> {
         let to_ino = Ino(self.body.u64()?);
         self.body.skip(8)?;
         let (to, len) = (self.body.u64()?, self.body.u64()?);
-        let count = self.union.copy_range((self.ino, from), (to_ino, to), len)?;
+        let effect = self.effect(self.caller.uid != 0);
+        let count = self
+            .union
+            .copy_range((self.ino, from), (to_ino, to), len, effect)?;
         self.reply.u32(u32::try_from(count).unwrap_or(0));
         self.reply.u32(0);
         Ok(())

@@ -16,33 +16,30 @@ pub struct Mountpoint {
 }
 
 /// How a mount appears.
-fn data(device: &OwnedFd, extra: &str) -> String {
+fn data(device: &OwnedFd) -> String {
     let fd = device.as_raw_fd();
     let ids = (
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
     format!(
-        "fd={fd},rootmode=40000,user_id={},group_id={},allow_other,default_permissions{extra}",
+        "fd={fd},rootmode=40000,user_id={},group_id={},allow_other,default_permissions",
         ids.0, ids.1
     )
 }
 
 /// Opens `/dev/fuse` and mounts it on `path` with `mount(2)`: needs `CAP_SYS_ADMIN` in the user
-/// namespace that owns the mount namespace. `name` shows as the source, `rrun` as the subtype.
+/// namespace that owns the mount namespace. `name` shows as the source, `rrun` as the subtype;
+/// `flags` are those of `mount(2)`, such as `MS_RDONLY` and `MS_NOSUID`.
 ///
 /// # Errors
 ///
 /// `EPERM` without the capability; `ENOENT` without `/dev/fuse`; those of `mount(2)`.
-pub fn mount(path: &Path, name: &str, read_only: bool) -> io::Result<Mountpoint> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let device = rustix::fs::open("/dev/fuse", flags, Mode::empty())?;
-    let mut mount_flags = MountFlags::empty();
-    if read_only {
-        mount_flags |= MountFlags::RDONLY;
-    }
-    let text = std::ffi::CString::new(data(&device, ""))?;
-    rustix::mount::mount(name, path, "fuse.rrun", mount_flags, &*text)?;
+pub fn mount(path: &Path, name: &str, flags: MountFlags) -> io::Result<Mountpoint> {
+    let access = OFlags::RDWR | OFlags::CLOEXEC;
+    let device = rustix::fs::open("/dev/fuse", access, Mode::empty())?;
+    let text = std::ffi::CString::new(data(&device))?;
+    rustix::mount::mount(name, path, "fuse.rrun", flags, &*text)?;
     Ok(Mountpoint {
         path: path.to_owned(),
         device,

@@ -19,7 +19,6 @@ mod flag {
     pub(super) const BIG_WRITES: u64 = 1 << 5;
     pub(super) const DONT_MASK: u64 = 1 << 6;
     pub(super) const DO_READDIRPLUS: u64 = 1 << 13;
-    pub(super) const ASYNC_DIO: u64 = 1 << 15;
     pub(super) const WRITEBACK_CACHE: u64 = 1 << 16;
     pub(super) const PARALLEL_DIROPS: u64 = 1 << 18;
     pub(super) const POSIX_ACL: u64 = 1 << 20;
@@ -69,7 +68,6 @@ pub(crate) fn answer(
         | flag::BIG_WRITES
         | flag::DONT_MASK
         | flag::DO_READDIRPLUS
-        | flag::ASYNC_DIO
         | flag::PARALLEL_DIROPS
         | flag::POSIX_ACL
         | flag::ABORT_ERROR

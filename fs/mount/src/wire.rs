@@ -217,7 +217,7 @@ impl Reply {
 
     /// `struct fuse_attr_out`.
     pub(crate) fn attr_out(&mut self, attr: &Attr) {
-        self.u64(FOREVER_SECS);
+        self.u64(lifetime_secs(attr));
         self.u64(0);
         self.attr(attr);
     }
@@ -227,7 +227,7 @@ impl Reply {
         self.u64(entry.ino.0);
         self.u64(0);
         self.u64(FOREVER_SECS);
-        self.u64(FOREVER_SECS);
+        self.u64(lifetime_secs(&entry.attr));
         self.u64(0);
         self.attr(&entry.attr);
     }
@@ -251,7 +251,7 @@ impl Reply {
     pub(crate) fn statx_out(&mut self, attr: &Attr) {
         /// `STATX_BASIC_STATS | STATX_BTIME`.
         const MASK: u32 = 0xfff;
-        self.u64(FOREVER_SECS);
+        self.u64(lifetime_secs(attr));
         self.zeros(24);
         self.u32(MASK);
         self.u32(BLOCK_SIZE);
@@ -298,6 +298,20 @@ impl Reply {
         self.raw(listed.name);
         self.zeros(padded - DIRENT - listed.name.len());
         true
+    }
+}
+
+/// How long the kernel may answer with these attributes, in seconds.
+///
+/// Always: whatever changes them comes by us. But a direct write or `copy_file_range` by one
+/// without `CAP_FSETID` takes setuid and setgid away, and the kernel, which told us to, does not
+/// expect the mode to change: the few files that have these bits are asked for each time.
+fn lifetime_secs(attr: &Attr) -> u64 {
+    const SET_ID: u32 = 0o6000;
+    if attr.kind == FileType::Regular && attr.perm & SET_ID != 0 {
+        0
+    } else {
+        FOREVER_SECS
     }
 }
 

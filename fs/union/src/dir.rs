@@ -5,17 +5,13 @@ use std::sync::Arc;
 
 use rrun_core::{Data, Errno, FileType, NodeId};
 
+use crate::cursor::Cursor;
 use crate::fill::Fill;
 use crate::meta::{OVERRIDE_STAT, Virtual};
 use crate::node::{Dir, Node, Slot, State, Where};
 use crate::types::{Entry, Ino};
 use crate::union::{Found, Union};
 use crate::upper::{At, DiskStat, Upper, is_opaque, read_names, redirect};
-
-/// Cookies of lower entries start here; 1 and 2 are `.` and `..`.
-const LOWER_COOKIE: u64 = 2;
-/// Cookies of entries that only the upper directory has start here: above every lower position.
-const UPPER_COOKIE: u64 = 1 << 40;
 
 /// A name, what it names, and the cookie after it.
 type Position = (Box<[u8]>, Found, u64);
@@ -380,7 +376,8 @@ impl Union {
     }
 
     /// Calls `each` for the entries of a directory after `cookie` (0: from the start) until it
-    /// returns false. Entries that stay are listed once, whatever comes and goes meanwhile.
+    /// returns false. Entries that stay are listed once, whatever comes and goes meanwhile;
+    /// those that come after the start are not listed.
     ///
     /// With `full`, each entry carries attributes and counts as looked up; an entry for which
     /// `each` returned false does not.
@@ -404,8 +401,16 @@ impl Union {
             }
             Found::Plain(lower) => self.lower.attr(*lower)?.ino,
         };
+        let cursor = match (cookie, &found) {
+            (0, Found::Own(node)) => {
+                let state = node.lock();
+                Cursor::start(state.dir.as_deref().map_or(0, |dir| dir.next_cookie))
+            }
+            (0, Found::Plain(_)) => Cursor::start(0),
+            (_, Found::Own(_) | Found::Plain(_)) => Cursor::decode(cookie),
+        };
         for (number, name) in [(1, &b"."[..]), (2, b"..")] {
-            if cookie >= number {
+            if !cursor.before_dot(number) {
                 continue;
             }
             let ino = if number == 1 {
@@ -418,38 +423,40 @@ impl Union {
                 name,
                 ino,
                 kind,
-                cookie: number,
+                cookie: cursor.after_dot(number),
                 entry: None,
             }) {
                 return Ok(());
             }
         }
         match &found {
-            Found::Plain(lower) => self.list_plain(*lower, cookie, full, each),
-            Found::Own(node) => self.list_merged(node, cookie, full, each),
+            Found::Plain(lower) => self.list_plain(*lower, cursor, full, each),
+            Found::Own(node) => self.list_merged(node, cursor, full, each),
         }
     }
 
     fn list_plain(
         &self,
         dir: NodeId,
-        cookie: u64,
+        cursor: Cursor,
         full: bool,
         each: &mut dyn FnMut(&Listed<'_>) -> bool,
     ) -> Result<(), Errno> {
         let mut failed = None;
-        self.lower
-            .entries(dir, cookie.saturating_sub(LOWER_COOKIE), &mut |entry| {
-                let found = self.lower_found(entry.node);
-                let listed = (entry.name, LOWER_COOKIE + entry.next);
-                match self.give(&found, entry.ino, entry.kind, listed, full, each) {
-                    Ok(more) => more,
-                    Err(error) => {
-                        failed = Some(error);
-                        false
-                    }
+        let Some(from) = cursor.lower() else {
+            return Ok(());
+        };
+        self.lower.entries(dir, from, &mut |entry| {
+            let found = self.lower_found(entry.node);
+            let listed = (entry.name, cursor.after_lower(entry.next));
+            match self.give(&found, entry.ino, entry.kind, listed, full, each) {
+                Ok(more) => more,
+                Err(error) => {
+                    failed = Some(error);
+                    false
                 }
-            })?;
+            }
+        })?;
         failed.map_or(Ok(()), Err)
     }
 
@@ -490,19 +497,18 @@ impl Union {
     fn list_merged(
         &self,
         node: &Node,
-        cookie: u64,
+        mut at: Cursor,
         full: bool,
         each: &mut dyn FnMut(&Listed<'_>) -> bool,
     ) -> Result<(), Errno> {
         /// Entries looked at under the directory's lock at a time.
         const BATCH: usize = 128;
-        let mut at = cookie;
         loop {
             let batch = self.batch(node, at, BATCH)?;
             let Some(last) = batch.last() else {
                 return Ok(());
             };
-            at = last.2;
+            at = Cursor::decode(last.2);
             for (name, found, cookie) in &batch {
                 let (ino, kind) = match found {
                     Found::Own(child) => match child.ino {
@@ -525,38 +531,38 @@ impl Union {
         }
     }
 
-    /// The next entries of a merged directory after `cookie`.
-    fn batch(&self, node: &Node, cookie: u64, count: usize) -> Result<Vec<Position>, Errno> {
+    /// The next entries of a merged directory after `cursor`.
+    fn batch(&self, node: &Node, cursor: Cursor, count: usize) -> Result<Vec<Position>, Errno> {
         let state = node.lock();
         let dir = state.dir.as_deref().ok_or(Errno::ENOTDIR)?;
         let mut out = Vec::new();
         if let Some(lower) = dir.lower
-            && cookie < UPPER_COOKIE
+            && let Some(from) = cursor.lower()
         {
-            self.lower
-                .entries(lower, cookie.saturating_sub(LOWER_COOKIE), &mut |entry| {
-                    let found = match dir.slots.get(entry.name) {
-                        Some(Slot::Whiteout) => return true,
-                        Some(Slot::File { id, .. }) => match self.nodes.get(*id) {
-                            Some(node) => Found::Own(node),
-                            None => return true,
-                        },
-                        None => self.lower_found(entry.node),
-                    };
-                    out.push((entry.name.into(), found, LOWER_COOKIE + entry.next));
-                    out.len() < count
-                })?;
+            self.lower.entries(lower, from, &mut |entry| {
+                let found = match dir.slots.get(entry.name) {
+                    Some(Slot::Whiteout) => return true,
+                    Some(Slot::File { id, .. }) => match self.nodes.get(*id) {
+                        Some(node) => Found::Own(node),
+                        None => return true,
+                    },
+                    None => self.lower_found(entry.node),
+                };
+                out.push((entry.name.into(), found, cursor.after_lower(entry.next)));
+                out.len() < count
+            })?;
         }
-        let after = cookie.saturating_sub(UPPER_COOKIE);
+        let (first, last) = cursor.upper();
         for (number, name) in dir
             .order
-            .range(after + 1..)
+            .range(first..)
+            .take_while(|entry| *entry.0 <= last)
             .take(count.saturating_sub(out.len()))
         {
             if let Some(Slot::File { id, .. }) = dir.slots.get(name)
                 && let Some(node) = self.nodes.get(*id)
             {
-                out.push((name.clone(), Found::Own(node), UPPER_COOKIE + number));
+                out.push((name.clone(), Found::Own(node), cursor.after_upper(*number)));
             }
         }
         Ok(out)

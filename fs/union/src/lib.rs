@@ -6,6 +6,7 @@
 
 mod acl;
 mod changes;
+mod cursor;
 mod dir;
 mod error;
 mod fds;

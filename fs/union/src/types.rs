@@ -57,9 +57,8 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// Modification time.
     pub mtime: Option<SetTime>,
-    /// Whether setuid, setgid and capabilities must go, as for a truncation by one without
-    /// `CAP_FSETID`.
-    pub drop_privileges: bool,
+    /// Whether setuid and setgid must go, as for a truncation by one without `CAP_FSETID`.
+    pub effect: OnWrite,
 }
 
 /// How a rename treats an existing target.
@@ -113,12 +112,16 @@ pub enum SpaceMode {
 }
 
 /// What a write does to setuid and setgid bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnWrite {
     /// Keeps them: the writer may.
+    #[default]
     Keep,
-    /// Drops them as the kernel does for one without `CAP_FSETID`.
-    DropPrivileges,
+    /// Drops them as the kernel does for one of this group without `CAP_FSETID`.
+    DropPrivileges {
+        /// The writer's group.
+        gid: u32,
+    },
 }
 
 /// The answer to statfs.

@@ -321,7 +321,7 @@ impl Pair {
         let ino = self.ino(&path);
         match self
             .union()
-            .fallocate(ino, offset, len, SpaceMode::PunchHole)
+            .fallocate(ino, offset, len, SpaceMode::PunchHole, OnWrite::Keep)
         {
             Ok(()) => {}
             Err(Errno::EOPNOTSUPP) => return,
@@ -332,7 +332,6 @@ impl Pair {
         if let Some(part) = node.data.get_mut(offset as usize..end) {
             part.fill(0);
         }
-        node.perm = without_set_id(node.perm);
         node.mtime = None;
     }
 

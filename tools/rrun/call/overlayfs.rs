@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use rrun_mount::{OpenMode, ServeOptions, Stats};
 use rrun_union::{DirLayers, IdStore, IdView, Options, Union, XattrDialect};
+use rustix::mount::MountFlags;
 
 use crate::environment;
 use crate::failure::ExitCode;
@@ -24,16 +25,19 @@ const USAGE: &str = "usage: rrun-overlayfs [-f] [-o OPTIONS]... [SOURCE] MOUNTPO
 options: lowerdir=DIR[:DIR...][,upperdir=DIR,workdir=DIR][,ro][,OPTION...], as fuse-overlayfs";
 
 /// What was asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Request {
     foreground: bool,
     ready: bool,
+    /// What the mount shows as its source.
     source: Option<OsString>,
     mountpoint: Option<PathBuf>,
     lower: Vec<PathBuf>,
     upper: Option<PathBuf>,
     work: Option<PathBuf>,
     read_only: bool,
+    /// Those of mount(2), but read-only.
+    flags: MountFlags,
     squash_uid: Option<u32>,
     squash_gid: Option<u32>,
     pretend: bool,
@@ -45,24 +49,40 @@ struct Request {
     warnings: Vec<String>,
 }
 
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            foreground: false,
+            ready: false,
+            source: None,
+            mountpoint: None,
+            lower: Vec::new(),
+            upper: None,
+            work: None,
+            read_only: false,
+            flags: MountFlags::empty(),
+            squash_uid: None,
+            squash_gid: None,
+            pretend: false,
+            volatile: false,
+            metacopy: false,
+            redirect: None,
+            user_xattrs: false,
+            serve: ServeOptions::default(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// Options that change nothing here, because what they ask for is always so.
-const ALWAYS: [&str; 22] = [
+const ALWAYS: [&str; 13] = [
     "allow_other",
     "allow_root",
     "default_permissions",
-    "rw",
-    "suid",
-    "dev",
-    "exec",
-    "noatime",
-    "relatime",
-    "atime",
-    "nodiratime",
     "auto",
     "noauto",
     "user",
     "nouser",
-    "async",
     "fast_ino=1",
     "noacl=0",
     "static_nlink",
@@ -71,17 +91,33 @@ const ALWAYS: [&str; 22] = [
     "xino=on",
 ];
 
+/// Options that mount(2) has a flag for, and whether they set it. Source: `mount(8)`.
+const FLAGS: [(&str, MountFlags, bool); 16] = [
+    ("nosuid", MountFlags::NOSUID, true),
+    ("suid", MountFlags::NOSUID, false),
+    ("nodev", MountFlags::NODEV, true),
+    ("dev", MountFlags::NODEV, false),
+    ("noexec", MountFlags::NOEXEC, true),
+    ("exec", MountFlags::NOEXEC, false),
+    ("noatime", MountFlags::NOATIME, true),
+    ("atime", MountFlags::NOATIME, false),
+    ("nodiratime", MountFlags::NODIRATIME, true),
+    ("diratime", MountFlags::NODIRATIME, false),
+    ("relatime", MountFlags::RELATIME, true),
+    ("norelatime", MountFlags::RELATIME, false),
+    ("sync", MountFlags::SYNCHRONOUS, true),
+    ("async", MountFlags::SYNCHRONOUS, false),
+    ("dirsync", MountFlags::DIRSYNC, true),
+    ("strictatime", MountFlags::STRICTATIME, true),
+];
+
 /// Options that are accepted and cannot be honoured.
-const WITHOUT_EFFECT: [&str; 12] = [
+const WITHOUT_EFFECT: [&str; 8] = [
     "uidmapping",
     "gidmapping",
     "timeout",
     "plugins",
-    "nosuid",
-    "nodev",
-    "noexec",
     "noacl",
-    "sync",
     "context",
     "index",
     "nfs_export",
@@ -126,10 +162,7 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
 }
 
 fn parse(args: &[OsString]) -> Result<Request, String> {
-    let mut request = Request {
-        serve: ServeOptions::default(),
-        ..Request::default()
-    };
+    let mut request = Request::default();
     let mut places = Vec::new();
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
@@ -151,7 +184,10 @@ fn parse(args: &[OsString]) -> Result<Request, String> {
     }
     match places.len() {
         1 => {}
-        2 => request.source = Some(places.remove(0)),
+        2 => {
+            let source = places.remove(0);
+            request.source.get_or_insert(source);
+        }
         0 => return Err("no mount point given".to_owned()),
         _ => return Err(format!("unexpected argument {}", places[2].display())),
     }
@@ -214,7 +250,9 @@ fn options(request: &mut Request, list: &[u8]) -> Result<(), String> {
             }
             ("upperdir", Some(value)) => request.upper = Some(path(value)),
             ("workdir", Some(value)) => request.work = Some(path(value)),
+            ("fsname", Some(value)) => request.source = Some(OsString::from_vec(value)),
             ("ro", None) => request.read_only = true,
+            ("rw", None) => request.read_only = false,
             _ => option_word(request, &key, text.as_deref())?,
         }
     }
@@ -254,6 +292,7 @@ fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<
                 _ => return Err("option open= is silent or keep-cache".to_owned()),
             }
         }
+        _ if set_flag(&mut request.flags, key) => {}
         _ => {
             let whole = value.map_or_else(|| key.to_owned(), |value| format!("{key}={value}"));
             if ALWAYS.contains(&whole.as_str()) || ALWAYS.contains(&key) {
@@ -269,6 +308,15 @@ fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<
         }
     }
     Ok(())
+}
+
+/// Sets or clears the flag an option names; false when it names none.
+fn set_flag(flags: &mut MountFlags, key: &str) -> bool {
+    let Some((_, flag, on)) = FLAGS.iter().find(|known| known.0 == key) else {
+        return false;
+    };
+    flags.set(*flag, *on);
+    true
 }
 
 /// Starts the process that stays and returns when it has mounted.
@@ -305,8 +353,12 @@ fn serve(request: &Request) -> Result<i32, String> {
         .source
         .as_deref()
         .unwrap_or(OsStr::new("rrun-overlayfs"));
-    let read_only = request.read_only || request.upper.is_none();
-    let mount = rrun_mount::mount(&mountpoint, &name.to_string_lossy(), read_only)
+    let mut flags = request.flags;
+    flags.set(
+        MountFlags::RDONLY,
+        request.read_only || request.upper.is_none(),
+    );
+    let mount = rrun_mount::mount(&mountpoint, &name.to_string_lossy(), flags)
         .map_err(|error| format!("could not mount on {}: {error}", mountpoint.display()))?;
     let device = mount
         .device()
@@ -384,6 +436,11 @@ mod tests {
         let got = request("src /m -o lowerdir=/a,uidmapping=0:1:2,what").unwrap();
         assert_eq!(got.source, Some(OsString::from("src")));
         assert_eq!(got.warnings.len(), 2, "{:?}", got.warnings);
+        let got =
+            request("dev /m -o lowerdir=/a,fsname=name,nosuid,nodev,dev,relatime,ro").unwrap();
+        assert_eq!(got.source, Some(OsString::from("name")));
+        assert_eq!(got.flags, MountFlags::NOSUID | MountFlags::RELATIME);
+        assert!(got.read_only && got.warnings.is_empty(), "{got:?}");
         for bad in [
             "/m",
             "-o",

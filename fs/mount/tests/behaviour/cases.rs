@@ -29,7 +29,11 @@ pub(crate) struct Case {
     pub(crate) needs_users: bool,
 }
 
-const fn case(name: &'static str, run: fn(&Path) -> String, expect: &'static str) -> Case {
+pub(crate) const fn case(
+    name: &'static str,
+    run: fn(&Path) -> String,
+    expect: &'static str,
+) -> Case {
     Case {
         name,
         run,
@@ -39,7 +43,11 @@ const fn case(name: &'static str, run: fn(&Path) -> String, expect: &'static str
     }
 }
 
-const fn users(name: &'static str, run: fn(&Path) -> String, expect: &'static str) -> Case {
+pub(crate) const fn users(
+    name: &'static str,
+    run: fn(&Path) -> String,
+    expect: &'static str,
+) -> Case {
     Case {
         needs_users: true,
         ..case(name, run, expect)
@@ -227,7 +235,7 @@ fn same<T: PartialEq>(a: T, b: T) -> &'static str {
     if a == b { "same" } else { "differs" }
 }
 
-fn count(path: &Path) -> usize {
+pub(crate) fn count(path: &Path) -> usize {
     fs::read_dir(path).unwrap().count()
 }
 
@@ -235,12 +243,12 @@ fn ino(path: &Path) -> u64 {
     path.symlink_metadata().unwrap().ino()
 }
 
-fn perm(path: &Path) -> u32 {
+pub(crate) fn perm(path: &Path) -> u32 {
     path.symlink_metadata().unwrap().mode() & 0o7777
 }
 
 /// Runs a shell line as another user.
-fn as_user(dir: &Path, line: &str) -> bool {
+pub(crate) fn as_user(dir: &Path, line: &str) -> bool {
     Command::new("sh")
         .args(["-c", line])
         .current_dir(dir)

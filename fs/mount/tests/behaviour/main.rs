@@ -8,6 +8,7 @@
 )]
 
 mod cases;
+mod suites;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -131,7 +132,8 @@ fn ours(
     let (upper, work) = (root.join("u"), root.join("w"));
     let union =
         Union::open(Arc::new(lower), Some((&upper, &work)), options).map_err(|e| e.to_string())?;
-    let mounted = mount(place, "behaviour", false).map_err(|e| format!("/dev/fuse: {e}"))?;
+    let mounted =
+        mount(place, "behaviour", MountFlags::empty()).map_err(|e| format!("/dev/fuse: {e}"))?;
     let device = mounted.device().map_err(|e| e.to_string())?;
     let server = std::thread::spawn(move || {
         let union = Arc::new(union);
@@ -171,7 +173,7 @@ fn run_all() -> Result<Vec<String>, String> {
     let only = std::env::var("RRUN_BEHAVIOUR_CASE").ok();
     let mut wrong = Vec::new();
     let mut count = 0;
-    for case in cases::CASES {
+    for case in cases::CASES.iter().chain(suites::CASES) {
         if only.as_ref().is_some_and(|only| only != case.name) || (case.needs_users && inner) {
             continue;
         }

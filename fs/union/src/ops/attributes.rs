@@ -10,7 +10,7 @@ use crate::acl;
 use crate::meta::{OVERRIDE_STAT, Virtual};
 use crate::node::{Node, State, Where};
 use crate::options::IdStore;
-use crate::types::{Entry, Ino, SetAttr, SetTime, SpaceInfo};
+use crate::types::{Entry, Ino, OnWrite, SetAttr, SetTime, SpaceInfo};
 use crate::union::{Found, Union};
 use crate::upper::{At, errno};
 
@@ -146,8 +146,9 @@ impl Union {
         }
         let mut state = node.lock();
         let at = self.at(&state)?;
-        let kills = set.drop_privileges || set.size.is_some();
-        if set.uid.is_some() || set.gid.is_some() || set.perm.is_some() || set.drop_privileges {
+        let drops = set.effect != OnWrite::Keep;
+        let kills = drops || set.size.is_some();
+        if set.uid.is_some() || set.gid.is_some() || set.perm.is_some() || drops {
             self.set_owner(&node, &mut state, &at, set)?;
         }
         if kills || set.uid.is_some() || set.gid.is_some() {
@@ -221,11 +222,12 @@ impl Union {
             what.perm = perm & 0o7777;
         }
         let chowned = set.uid.is_some() || set.gid.is_some();
-        if node.kind != FileType::Directory
-            && (chowned || set.drop_privileges)
-            && set.perm.is_none()
-        {
-            what.perm = without_set_id(what.perm);
+        if node.kind != FileType::Directory && set.perm.is_none() {
+            match set.effect {
+                OnWrite::DropPrivileges { gid } => what.perm = after_write(&attr, gid),
+                OnWrite::Keep if chowned => what.perm = without_set_id(what.perm),
+                OnWrite::Keep => {}
+            }
         }
         self.write_owner(state, at, &attr, &what)?;
         if set.perm.is_some() && node.kind != FileType::Symlink {
@@ -368,10 +370,16 @@ impl Union {
         Ok(())
     }
 
-    /// Drops setuid and setgid as a write by one without `CAP_FSETID` does.
-    pub(crate) fn drop_set_id(&self, node: &Node, state: &mut State, at: &At) -> Result<(), Errno> {
+    /// Drops setuid and setgid as a write by one of group `gid` without `CAP_FSETID` does.
+    pub(crate) fn drop_set_id(
+        &self,
+        node: &Node,
+        state: &mut State,
+        at: &At,
+        gid: u32,
+    ) -> Result<(), Errno> {
         let attr = self.attr_of(node, state)?;
-        let perm = without_set_id(attr.perm);
+        let perm = after_write(&attr, gid);
         if perm == attr.perm {
             return Ok(());
         }
@@ -412,6 +420,18 @@ pub(crate) fn without_set_id(perm: u32) -> u32 {
         perm & !0o2000
     } else {
         perm
+    }
+}
+
+/// The mode after a write by one of group `gid` without `CAP_FSETID`.
+///
+/// Source: `setattr_should_drop_sgid` in `fs/attr.c`.
+fn after_write(attr: &Attr, gid: u32) -> u32 {
+    let perm = without_set_id(attr.perm);
+    if gid == attr.gid {
+        perm
+    } else {
+        perm & !0o2000
     }
 }
 

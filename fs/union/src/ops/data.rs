@@ -7,7 +7,7 @@ use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
 
 use super::copy_up::Need;
 use crate::fds::Source;
-use crate::node::{Node, Where};
+use crate::node::{Node, State, Where};
 use crate::types::{Ino, OnWrite, SeekTo, SpaceMode};
 use crate::union::{Found, Union};
 use crate::upper::errno;
@@ -126,19 +126,31 @@ impl Union {
             return Err(Errno::EIO);
         };
         let mut state = node.lock();
-        if state.capable != Some(false) || effect == OnWrite::DropPrivileges {
-            let at = self.at(&state)?;
-            self.drop_capability(&mut state, &at)?;
-            if effect == OnWrite::DropPrivileges {
-                self.drop_set_id(&node, &mut state, &at)?;
-            }
-        }
+        self.drop_privileges(&node, &mut state, effect)?;
         drop(state);
         match fill {
             Some(fill) => fill.write_at(file, offset, data)?,
             None => std::os::unix::fs::FileExt::write_all_at(&**file, data, offset)?,
         }
         Ok(data.len())
+    }
+
+    /// Takes from a file what a change of contents takes.
+    fn drop_privileges(
+        &self,
+        node: &Node,
+        state: &mut State,
+        effect: OnWrite,
+    ) -> Result<(), Errno> {
+        if state.capable == Some(false) && effect == OnWrite::Keep {
+            return Ok(());
+        }
+        let at = self.at(state)?;
+        self.drop_capability(state, &at)?;
+        match effect {
+            OnWrite::Keep => Ok(()),
+            OnWrite::DropPrivileges { gid } => self.drop_set_id(node, state, &at, gid),
+        }
     }
 
     /// Makes a file's contents durable; with `data_only`, not its times.
@@ -223,7 +235,14 @@ impl Union {
     /// # Errors
     ///
     /// Those of `fallocate(2)`.
-    pub fn fallocate(&self, ino: Ino, offset: u64, len: u64, mode: SpaceMode) -> Result<(), Errno> {
+    pub fn fallocate(
+        &self,
+        ino: Ino,
+        offset: u64,
+        len: u64,
+        mode: SpaceMode,
+        effect: OnWrite,
+    ) -> Result<(), Errno> {
         let node = self.copy_up(&self.find(ino)?, Need::Contents)?;
         let source = self.source(&Found::Own(Arc::clone(&node)), true)?;
         let Source::Upper { file, fill } = &*source else {
@@ -257,9 +276,7 @@ impl Union {
             self.fds.remove(node.id);
         }
         let mut state = node.lock();
-        let at = self.at(&state)?;
-        self.drop_capability(&mut state, &at)?;
-        self.drop_set_id(&node, &mut state, &at)
+        self.drop_privileges(&node, &mut state, effect)
     }
 
     /// Copies between two files; returns the bytes copied.
@@ -267,7 +284,13 @@ impl Union {
     /// # Errors
     ///
     /// Those of `copy_file_range(2)`.
-    pub fn copy_range(&self, from: (Ino, u64), to: (Ino, u64), len: u64) -> Result<u64, Errno> {
+    pub fn copy_range(
+        &self,
+        from: (Ino, u64),
+        to: (Ino, u64),
+        len: u64,
+        effect: OnWrite,
+    ) -> Result<u64, Errno> {
         /// Bytes copied per request: the caller asks again, and can be interrupted in between.
         const COPY_MAX: u64 = 8 << 20;
         let source = self.source(&self.find(from.0)?, false)?;
@@ -281,7 +304,7 @@ impl Union {
         let len = len.min(COPY_MAX);
         if let Some(input) = whole {
             let node = self.copy_up(&self.find(to.0)?, Need::Contents)?;
-            let target = self.source(&Found::Own(node), true)?;
+            let target = self.source(&Found::Own(Arc::clone(&node)), true)?;
             if let Source::Upper { file, fill } = &*target
                 && fill.as_ref().is_none_or(|fill| fill.is_complete())
             {
@@ -290,13 +313,14 @@ impl Union {
                 let copied =
                     rfs::copy_file_range(input, Some(&mut read), file, Some(&mut write), want);
                 if let Ok(count) = copied {
+                    self.drop_privileges(&node, &mut node.lock(), effect)?;
                     return Ok(count as u64);
                 }
             }
         }
         let mut bytes = vec![0; usize::try_from(len.min(1 << 20)).unwrap_or(1 << 20)];
         let count = source.read_at(from.1, &mut bytes)?;
-        self.write(to.0, to.1, &bytes[..count], OnWrite::Keep)
+        self.write(to.0, to.1, &bytes[..count], effect)
             .map(|count| count as u64)
     }
 }

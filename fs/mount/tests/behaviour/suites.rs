@@ -1,0 +1,83 @@
+//! Cases that public suites found, small: each names the test it comes from.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::Path;
+
+use rustix::fs::{self as rfs, FallocateFlags};
+
+use crate::cases::{Case, as_user, case, count, perm, users};
+
+pub(crate) const CASES: &[Case] = &[
+    case(
+        "a listing ends although each entry is renamed (xfstests generic/736)",
+        rename_while_listing,
+        "300 entries seen, 300 there",
+    ),
+    users(
+        "a direct write clears setuid (xfstests generic/355)",
+        suid_direct,
+        "6777 777",
+    ),
+    users(
+        "reserving space clears setuid, root's does not (xfstests generic/683)",
+        suid_fallocate,
+        "6777 6777 777",
+    ),
+    users(
+        "a write from outside the group clears setgid (xfstests generic/683)",
+        sgid_outside,
+        "6666 666",
+    ),
+];
+
+fn rename_while_listing(m: &Path) -> String {
+    let dir = m.join("loop");
+    fs::create_dir(&dir).unwrap();
+    for n in 0..300 {
+        File::create(dir.join(format!("entry{n}"))).unwrap();
+    }
+    let mut seen = 0;
+    for entry in fs::read_dir(&dir).unwrap() {
+        let path = entry.unwrap().path();
+        seen += 1;
+        if seen > 1000 {
+            return "no end".to_owned();
+        }
+        fs::rename(&path, dir.join("temporary")).unwrap();
+        fs::rename(dir.join("temporary"), &path).unwrap();
+    }
+    format!("{seen} entries seen, {} there", count(&dir))
+}
+
+fn set_id(m: &Path, mode: u32) -> std::path::PathBuf {
+    let path = m.join("suid");
+    fs::write(&path, b"not empty").unwrap();
+    rfs::chmod(&path, rfs::Mode::from_bits_truncate(mode)).unwrap();
+    path
+}
+
+fn suid_direct(m: &Path) -> String {
+    let path = set_id(m, 0o6777);
+    let before = perm(&path);
+    let line =
+        "dd if=/dev/zero of=suid bs=4096 count=1 oflag=direct conv=notrunc,nocreat 2>/dev/null";
+    assert!(as_user(m, line));
+    format!("{before:o} {:o}", perm(&path))
+}
+
+fn suid_fallocate(m: &Path) -> String {
+    let path = set_id(m, 0o6777);
+    let before = perm(&path);
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    rfs::fallocate(&file, FallocateFlags::empty(), 0, 65_536).unwrap();
+    let by_root = perm(&path);
+    assert!(as_user(m, "fallocate -o 65536 -l 65536 suid"));
+    format!("{before:o} {by_root:o} {:o}", perm(&path))
+}
+
+fn sgid_outside(m: &Path) -> String {
+    let path = set_id(m, 0o6666);
+    let before = perm(&path);
+    assert!(as_user(m, "fallocate -l 65536 suid"));
+    format!("{before:o} {:o}", perm(&path))
+}
