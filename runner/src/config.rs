@@ -173,6 +173,8 @@ pub enum Network {
     None,
     /// A namespace of its own with an uplink.
     Private,
+    /// Another container's.
+    Container,
     /// The host's.
     Host,
 }

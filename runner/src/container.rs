@@ -236,7 +236,7 @@ pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
         }
     }
     if claim.boot_id == state::boot_id() {
-        crate::net::cleanup(&claim.network);
+        crate::net::cleanup(&claim.network, dir);
     }
     crate::cgroup::remove(&id_of(dir), &claim.cgroups);
     let _gone = std::fs::remove_file(dir.join(crate::monitor::SOCKET));

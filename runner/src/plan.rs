@@ -252,13 +252,28 @@ pub fn environment(env: &[String], hostname: &str, tty: bool) -> Vec<String> {
 /// it is made when the groups were entered.
 pub(crate) fn namespaces(config: &ContainerConfig) -> u64 {
     let mut flags = sys::CLONE_NEWNS | sys::CLONE_NEWPID | sys::CLONE_NEWIPC | sys::CLONE_NEWUTS;
-    if config.network != Network::Host {
+    if !matches!(config.network, Network::Host) {
         flags |= sys::CLONE_NEWNET;
     }
     if config.has_user_namespace() {
         flags |= sys::CLONE_NEWUSER;
     }
     flags
+}
+
+/// The `CLONE_NEW*` bits of the namespaces that are another container's. A network belongs to a
+/// user namespace, without which nothing could be done in it.
+pub(crate) fn joined(config: &ContainerConfig) -> u64 {
+    let user = if config.has_user_namespace() {
+        sys::CLONE_NEWUSER
+    } else {
+        0
+    };
+    if config.network == Network::Container {
+        sys::CLONE_NEWNET | user
+    } else {
+        0
+    }
 }
 
 impl Plan {
@@ -296,7 +311,7 @@ impl Plan {
         }
         steps.push(Step::Execute(ProcessSpec::main(config)));
         Self {
-            namespaces: namespaces(config),
+            namespaces: namespaces(config) & !joined(config),
             steps,
         }
     }

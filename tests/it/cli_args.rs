@@ -73,7 +73,7 @@ const MISTAKES: [(&[&str], i32, &str, &str); 12] = [
         &["run", "--network", "nope", "img"],
         125,
         "network nope not found",
-        "private",
+        "container:NAME",
     ),
 ];
 

@@ -167,7 +167,7 @@ fn start_processes(
     };
     let (ours, theirs) = channel::pair().at("make a line to the first process of", dir)?;
     let groups = crate::cgroup::make(config);
-    let forked = sys::fork(plan.namespaces).at("make the namespaces of", dir)?;
+    let forked = crate::net::join::fork(dir, config, plan.namespaces)?;
     let pid = match forked {
         sys::Fork::Child => {
             drop(ours);
@@ -319,10 +319,12 @@ fn connect(
     if config.network != Network::Private {
         return Ok(Net::default());
     }
-    let (helper, state) = crate::net::start(dir, config, init)?.unzip();
+    let net = crate::net::start(dir, config, init)?;
+    // The container has its name for itself when it starts.
+    crate::net::name_itself(dir, config, &net.1);
     // An init that has failed is heard next.
     let _gone = channel::send(line, &Message::NetworkReady, &[]);
-    Ok((helper, state.unwrap_or_default()))
+    Ok(net)
 }
 
 type Parts = (Option<(OwnedFd, OwnedFd)>, Option<Child>);
@@ -392,6 +394,8 @@ fn write_id_map(
     let pid = pid.as_raw_nonzero().get();
     match &config.id_map {
         IdMap::Root => return Ok(()),
+        // The user namespace is the other container's, and has its map.
+        _ if config.network == Network::Container => {}
         IdMap::Squash => {
             for (file, text) in [
                 ("setgroups", "deny".to_owned()),

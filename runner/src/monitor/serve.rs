@@ -403,6 +403,7 @@ impl Loop<'_> {
         if let Some(net) = running.net.take() {
             net.end();
         }
+        crate::net::release(&running.state.network, &running.dir);
         running.state.network = crate::net::NetState::default();
         // It is in the mount namespace, which must go for the server to end.
         if let Some(supervisor) = running.supervisor.take() {

@@ -14,8 +14,8 @@ pub struct NetConfig {
     pub uplink: UplinkChoice,
     /// Ports of the host that lead into the container.
     pub publish: Vec<Publish>,
-    /// The address asked for.
-    pub ip: Option<Ipv4Addr>,
+    /// The id of the container whose network is shared, with [`crate::Network::Container`].
+    pub join: Option<String>,
     /// The hardware address asked for.
     pub mac: Option<Mac>,
     /// The command that runs the network helper.

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
+use super::bridge;
 use super::config::{NetState, UplinkChoice};
-use super::inside::Inside;
+use super::inside::{Inside, within};
 use super::listen::{self, Listener};
 use super::poll::{Kind, Poller};
 use super::proxy::Proxy;
@@ -54,7 +55,15 @@ fn run(
     (init, netns): (&OwnedFd, OwnedFd),
 ) -> Result<(), Failure> {
     let listeners = listen::all(dir, config, &[])?;
-    if config.has_user_namespace() {
+    let mut state = NetState::default();
+    let root = !config.has_user_namespace();
+    if root && matches!(config.net.uplink, UplinkChoice::Auto | UplinkChoice::Bridge) {
+        plug_in(dir, config, &netns, &mut state)?;
+        if listeners.is_empty() {
+            return channel::send(line.as_fd(), &Message::Network(Box::new(state)), &[])
+                .step("speak to the monitor");
+        }
+    } else if !root {
         sys::setns(init.as_fd(), sys::CLONE_NEWUSER).step("join the user namespace")?;
     }
     sys::unshare(sys::CLONE_NEWPID).step("make a process namespace for the network helper")?;
@@ -65,45 +74,95 @@ fn run(
             told.step("speak to the monitor")
         }
         sys::Fork::Child => {
-            let ended = live(dir, config, programs, line, (netns, listeners));
-            if let Err(failure) = &ended {
-                let _gone = channel::send(line.as_fd(), &Message::Failed(failure.clone()), &[]);
+            let helper = Life {
+                dir,
+                config,
+                programs,
+                line,
+                netns,
+                listeners,
+                state,
+            };
+            if let Err(failure) = helper.live() {
+                let _gone = channel::send(line.as_fd(), &Message::Failed(failure), &[]);
             }
             sys::exit_now(0)
         }
     }
 }
 
-/// The life of the process that stays.
-fn live(
+/// Connects the container to the bridge; a default that does not work is a warning.
+fn plug_in(
     dir: &Path,
     config: &ContainerConfig,
-    programs: &Programs,
-    line: &OwnedFd,
-    (netns, listeners): (OwnedFd, Vec<Listener>),
+    netns: &OwnedFd,
+    state: &mut NetState,
 ) -> Result<(), Failure> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .step("ask to die with the monitor")?;
-    let poller = Poller::new().step("wait for events")?;
-    poller.add(line, Kind::Line, 0).step("watch the monitor")?;
-    let mut state = NetState::default();
-    let uplink = connect(dir, config, programs, &netns, &mut state)?;
-    if let Some(uplink) = &uplink {
+    let plugged = bridge::connect(dir, &config.id, config.net.mac, netns, state);
+    let address = match (plugged, state.address) {
+        (Ok(()), Some(address)) => address,
+        (Ok(()), None) => return Ok(()),
+        (Err(text), _) if config.net.uplink == UplinkChoice::Auto => {
+            let text = format!("the container has no way to the outside: {text}");
+            state.warnings.push(text);
+            return Ok(());
+        }
+        (Err(text), _) => return Err(Failure::setup(text)),
+    };
+    UplinkChoice::Bridge.word().clone_into(&mut state.uplink);
+    within(netns, || bridge::configure(address)).map_err(|error| {
+        bridge::release(address, dir);
+        Failure::setup(format!("could not give the container its address: {error}"))
+    })
+}
+
+/// What the process that stays begins with.
+struct Life<'a> {
+    dir: &'a Path,
+    config: &'a ContainerConfig,
+    programs: &'a Programs,
+    line: &'a OwnedFd,
+    netns: OwnedFd,
+    listeners: Vec<Listener>,
+    state: NetState,
+}
+
+impl Life<'_> {
+    fn live(self) -> Result<(), Failure> {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+            .step("ask to die with the monitor")?;
+        let poller = Poller::new().step("wait for events")?;
         poller
-            .add(&uplink.pidfd, Kind::Child, 0)
-            .step("watch the uplink")?;
+            .add(self.line, Kind::Line, 0)
+            .step("watch the monitor")?;
+        let mut state = self.state;
+        let mut uplink = None;
+        if state.uplink.is_empty() {
+            uplink = connect(
+                self.dir,
+                self.config,
+                self.programs,
+                &self.netns,
+                &mut state,
+            )?;
+        }
+        if let Some(uplink) = &uplink {
+            poller
+                .add(&uplink.pidfd, Kind::Child, 0)
+                .step("watch the uplink")?;
+        }
+        state.ports = self.listeners.iter().map(|one| one.port.clone()).collect();
+        let target = state.address.unwrap_or(std::net::Ipv4Addr::LOCALHOST);
+        let mut proxy = None;
+        if !self.listeners.is_empty() {
+            let inside = Inside::start(self.netns).step("join the container's network")?;
+            let made = Proxy::new(inside, self.listeners, target, &poller);
+            proxy = Some(made.step("watch the published ports")?);
+        }
+        channel::send(self.line.as_fd(), &Message::Network(Box::new(state)), &[])
+            .step("speak to the monitor")?;
+        carry(&poller, proxy, uplink)
     }
-    state.ports = listeners.iter().map(|one| one.port.clone()).collect();
-    let target = state.address.unwrap_or(std::net::Ipv4Addr::LOCALHOST);
-    let mut proxy = None;
-    if !listeners.is_empty() {
-        let (inside, ()) = Inside::start(netns, || Ok(())).step("join the container's network")?;
-        let made = Proxy::new(inside, listeners, target, &poller);
-        proxy = Some(made.step("watch the published ports")?);
-    }
-    channel::send(line.as_fd(), &Message::Network(Box::new(state)), &[])
-        .step("speak to the monitor")?;
-    carry(&poller, proxy, uplink)
 }
 
 /// Carries until the monitor is gone.
@@ -149,6 +208,7 @@ fn connect(
 ) -> Result<Option<Uplink>, Failure> {
     let asked = config.net.uplink;
     if asked == UplinkChoice::Auto && !config.has_user_namespace() {
+        // Root's way was tried before.
         return Ok(None);
     }
     let order = if asked == UplinkChoice::Auto {

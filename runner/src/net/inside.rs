@@ -31,22 +31,36 @@ fn gone() -> io::Error {
     io::Error::from_raw_os_error(libc::ESRCH)
 }
 
+/// Does something in another network namespace, in a thread that has ended when this returns.
+///
+/// # Errors
+///
+/// Those of `setns(2)` and of `action`.
+pub(crate) fn within<T: Send>(
+    netns: &OwnedFd,
+    action: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let body = || sys::setns(netns.as_fd(), sys::CLONE_NEWNET).and_then(|()| action());
+        let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, body)?;
+        thread.join().map_err(|_| gone())?
+    })
+}
+
 impl Inside {
-    /// Starts the thread, lets it join the namespace and do `first` there.
+    /// Starts the thread and lets it join the namespace.
     ///
     /// # Errors
     ///
-    /// Those of `setns(2)` and of `first`.
-    pub(crate) fn start<T: Send + 'static>(
-        netns: OwnedFd,
-        first: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> io::Result<(Self, T)> {
+    /// Those of `setns(2)`.
+    pub(crate) fn start(netns: OwnedFd) -> io::Result<Self> {
         let (orders, taken) = channel();
         let (stream_out, streams) = channel();
         let (datagram_out, datagrams) = channel();
         let (begun_out, begun) = channel();
         let body = move || {
-            let entered = sys::setns(netns.as_fd(), sys::CLONE_NEWNET).and_then(|()| first());
+            let entered = sys::setns(netns.as_fd(), sys::CLONE_NEWNET);
             drop(netns);
             let failed = entered.is_err();
             if begun_out.send(entered).is_err() || failed {
@@ -59,10 +73,8 @@ impl Inside {
                     Protocol::Udp => (SocketType::DGRAM, &datagram_out),
                 };
                 let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-                if out
-                    .send(socket_with(AddressFamily::INET, kind, flags, None))
-                    .is_err()
-                {
+                let made = socket_with(AddressFamily::INET, kind, flags, None);
+                if out.send(made).is_err() {
                     return;
                 }
             }
@@ -71,13 +83,12 @@ impl Inside {
             .name("inside".to_owned())
             .stack_size(STACK_BYTES)
             .spawn(body)?;
-        let made = begun.recv().map_err(|_| gone())??;
-        let this = Self {
+        begun.recv().map_err(|_| gone())??;
+        Ok(Self {
             orders,
             streams,
             datagrams,
-        };
-        Ok((this, made))
+        })
     }
 
     /// Has some sockets of a kind made in advance.

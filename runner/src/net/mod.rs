@@ -10,20 +10,26 @@
 //! The helper is the first process of a process id namespace, so that whatever it started dies
 //! with it, by the kernel's hand. It ends when its line to the monitor closes.
 
+mod bridge;
 mod config;
 mod helper;
 mod inside;
+pub(crate) mod join;
 mod listen;
+mod nat;
+mod netlink;
 mod poll;
 mod proxy;
 mod uplink;
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::process::Pid;
 
+pub use bridge::GATEWAY as BRIDGE_GATEWAY;
 pub use config::{BadMac, BoundPort, Mac, NetConfig, NetState, Protocol, Publish, UplinkChoice};
 pub use helper::serve;
 pub use uplink::{NAME_SERVER, Programs};
@@ -54,7 +60,7 @@ impl Helper {
 }
 
 /// Starts the helper of the container whose first process is `init`, and waits until the network
-/// is ready. `None` when the network needs no helper.
+/// is ready. No helper comes back when nothing needs one.
 ///
 /// # Errors
 ///
@@ -63,9 +69,9 @@ pub(crate) fn start(
     dir: &Path,
     config: &ContainerConfig,
     init: &Child,
-) -> Result<Option<(Helper, NetState)>, RunnerError> {
+) -> Result<(Option<Helper>, NetState), RunnerError> {
     if config.network != Network::Private || config.net.argv.is_empty() {
-        return Ok(None);
+        return Ok((None, NetState::default()));
     }
     let (ours, theirs) = channel::pair().at("make a line to the network helper of", dir)?;
     let path = format!("/proc/{}/ns/net", init.pid.as_raw_nonzero());
@@ -103,6 +109,10 @@ pub(crate) fn start(
         }
     };
     end(first);
+    // What lives in the kernel alone needs nobody to hold it.
+    let Some(pid) = pid else {
+        return Ok((None, state));
+    };
     let child = Child::new(pid).at("watch the network helper of", dir)?;
     let raw = pid.as_raw_nonzero().get();
     let state = NetState {
@@ -111,11 +121,11 @@ pub(crate) fn start(
         ..state
     };
     let helper = Helper { child, _line: ours };
-    Ok(Some((helper, state)))
+    Ok((Some(helper), state))
 }
 
 /// Hears from the helper until the network is ready.
-fn hear(line: &OwnedFd, dir: &Path) -> Result<(Pid, NetState), RunnerError> {
+fn hear(line: &OwnedFd, dir: &Path) -> Result<(Option<Pid>, NetState), RunnerError> {
     let failed = |text: String| RunnerError::Failed(Failure::setup(text));
     let mut pid = None;
     loop {
@@ -126,7 +136,6 @@ fn hear(line: &OwnedFd, dir: &Path) -> Result<(Pid, NetState), RunnerError> {
             Some((Message::Process(raw), _)) => pid = Pid::from_raw(raw),
             Some((Message::Failed(failure), _)) => return Err(RunnerError::Failed(failure)),
             Some((Message::Network(state), _)) => {
-                let pid = pid.ok_or_else(|| failed("the network helper has no process".into()))?;
                 return Ok((pid, *state));
             }
             Some(_) | None => {
@@ -140,9 +149,68 @@ fn hear(line: &OwnedFd, dir: &Path) -> Result<(Pid, NetState), RunnerError> {
     }
 }
 
+/// Largest /etc/hosts that is rewritten.
+const HOSTS_BYTES_MAX: u64 = 1 << 20;
+
+/// Writes the container's address into its /etc/hosts, in place: it is mounted already.
+pub(crate) fn name_itself(dir: &Path, config: &ContainerConfig, state: &NetState) {
+    let path = dir.join("hosts");
+    let Ok(bytes) = crate::files::read_bounded(&path, HOSTS_BYTES_MAX) else {
+        return;
+    };
+    let text = with_own_line(
+        &String::from_utf8_lossy(&bytes),
+        &config.hostname,
+        state.address,
+    );
+    // A container without its own name in its file works.
+    let _left = std::fs::write(path, text);
+}
+
+/// A hosts file whose last line names the container itself.
+fn with_own_line(text: &str, name: &str, address: Option<Ipv4Addr>) -> String {
+    let own = |line: &&str| {
+        let is_ours = line
+            .strip_suffix(name)
+            .and_then(|line| line.strip_suffix('\t'))
+            .and_then(|ip| ip.parse::<Ipv4Addr>().ok())
+            .is_some_and(|ip| bridge::is_ours(ip) || ip == uplink::ADDRESS || ip.is_loopback());
+        !is_ours
+    };
+    let mut lines: String = text
+        .lines()
+        .filter(own)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let address = address.unwrap_or(Ipv4Addr::LOCALHOST);
+    lines.push_str(&format!("{address}\t{name}\n"));
+    lines
+}
+
+/// Gives back what the network of a container took of the host.
+pub(crate) fn release(state: &NetState, dir: &Path) {
+    if let (true, Some(address)) = (state.uplink == UplinkChoice::Bridge.word(), state.address) {
+        bridge::release(address, dir);
+    }
+}
+
 /// Ends what a killed monitor left of a network.
-pub(crate) fn cleanup(state: &NetState) {
+pub(crate) fn cleanup(state: &NetState, dir: &Path) {
+    release(state, dir);
     if let Some((_, pidfd)) = state::open_process(state.helper_pid, state.helper_start) {
         let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hosts_file_names_the_container_once() {
+        let text = "127.0.0.1\tlocalhost\n1.2.3.4\tbox\n10.87.0.9\tbox\n";
+        let now = with_own_line(text, "box", Some(Ipv4Addr::new(10, 87, 0, 2)));
+        assert_eq!(now, "127.0.0.1\tlocalhost\n1.2.3.4\tbox\n10.87.0.2\tbox\n");
+        assert_eq!(with_own_line("", "box", None), "127.0.0.1\tbox\n");
     }
 }

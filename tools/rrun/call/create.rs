@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 
 use super::ground::Ground;
 use super::hidden::Parts;
-use super::{image, network as net, volume};
+use super::{etc, image, network as net, volume};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
-use crate::request::{self, CreateRequest, Mode, MountSource};
+use crate::request::{self, CreateRequest, MountSource};
 
 /// Seconds between the stop signal and the kill, unless told otherwise. Source: Docker.
 const STOP_TIMEOUT_S: u32 = 10;
@@ -53,7 +53,9 @@ pub(crate) fn create(
     let mut config = compose(request, environment, &source)?;
     let containers = environment.containers();
     let dir = containers.join(&config.id);
-    files(request, &mut config, &dir);
+    // Who shares another's network shares its names too.
+    let names = config.net.join.as_ref().map(|id| containers.join(id));
+    files(request, &mut config, names.as_ref().unwrap_or(&dir));
     config
         .mounts
         .extend(mounts(request, environment, &config.id)?);
@@ -180,12 +182,13 @@ fn compose(
     };
     let parts = Parts::of_self()?;
     let short: String = id.chars().take(12).collect();
-    let network = network(request)?;
+    let joined = net::joined(request, environment)?;
+    let network = net::kind(request);
     let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let own_name = if network == Network::Host {
-        host_name.trim().to_owned()
-    } else {
-        short
+    let own_name = match &joined {
+        Some(other) => other.hostname.clone(),
+        None if network == Network::Host => host_name.trim().to_owned(),
+        None => short,
     };
     let pick = |asked: &Option<String>, field: &str| {
         asked
@@ -230,7 +233,7 @@ fn compose(
     };
     check_supported(request)?;
     extra(request, &mut config);
-    net::compose(request, defaults, &mut config)?;
+    net::compose(request, defaults, joined.as_ref(), &mut config)?;
     Ok(config)
 }
 
@@ -284,18 +287,6 @@ fn check_supported(request: &CreateRequest) -> Result<(), Failure> {
             format!("{option} is not available yet"),
         )),
         None => Ok(()),
-    }
-}
-
-fn network(request: &CreateRequest) -> Result<Network, Failure> {
-    match &request.network.mode {
-        Mode::Host => Ok(Network::Host),
-        Mode::None => Ok(Network::None),
-        Mode::Private(_) => Ok(Network::Private),
-        Mode::Container(_) => Err(Failure::new(
-            ExitCode::ENGINE,
-            "--network container: is not available yet",
-        )),
     }
 }
 
@@ -365,51 +356,6 @@ fn keeps_own(request: &CreateRequest, name: &str) -> bool {
     !asked && fs::symlink_metadata(root.join("etc").join(name)).is_ok()
 }
 
-fn hosts_text(request: &CreateRequest, config: &ContainerConfig) -> String {
-    let mut text = if config.network == Network::Host {
-        fs::read_to_string("/etc/hosts").unwrap_or_default()
-    } else {
-        format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n\
-             fe00::0\tip6-localnet\nff00::0\tip6-mcastprefix\nff02::1\tip6-allnodes\n\
-             ff02::2\tip6-allrouters\n127.0.0.1\t{}\n",
-            config.hostname
-        )
-    };
-    for (host, address) in &request.resolver.hosts {
-        text.push_str(&format!("{address}\t{host}\n"));
-    }
-    text
-}
-
-fn resolv_text(request: &CreateRequest) -> String {
-    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let mut text = String::new();
-    let keep = |line: &&str| {
-        let replaced = match line.split_whitespace().next() {
-            Some("nameserver") => !request.resolver.servers.is_empty(),
-            Some("search" | "domain") => !request.resolver.search.is_empty(),
-            Some("options") => !request.resolver.options.is_empty(),
-            _ => false,
-        };
-        !replaced
-    };
-    for line in host.lines().filter(keep) {
-        text.push_str(line);
-        text.push('\n');
-    }
-    for address in &request.resolver.servers {
-        text.push_str(&format!("nameserver {address}\n"));
-    }
-    if !request.resolver.search.is_empty() {
-        text.push_str(&format!("search {}\n", request.resolver.search.join(" ")));
-    }
-    if !request.resolver.options.is_empty() {
-        text.push_str(&format!("options {}\n", request.resolver.options.join(" ")));
-    }
-    text
-}
-
 fn fill(request: &CreateRequest, config: &ContainerConfig, dir: &Path) -> Result<(), Failure> {
     for name in ["upper", "work"] {
         // The upper directory is the container's root, which everyone inside may enter; the
@@ -417,9 +363,12 @@ fn fill(request: &CreateRequest, config: &ContainerConfig, dir: &Path) -> Result
         let mode = if name == "upper" { 0o755 } else { 0o700 };
         fs::DirBuilder::new().mode(mode).create(dir.join(name))?;
     }
-    fs::write(dir.join("hosts"), hosts_text(request, config))?;
+    fs::write(dir.join("hosts"), etc::hosts(&request.resolver, config))?;
     fs::write(dir.join("hostname"), format!("{}\n", config.hostname))?;
-    fs::write(dir.join("resolv.conf"), resolv_text(request))?;
+    fs::write(
+        dir.join("resolv.conf"),
+        etc::resolv_conf(&request.resolver, config),
+    )?;
     if let Some(path) = &request.cidfile {
         fs::write(path, &config.id)
             .map_err(|error| Failure::of(&format!("could not write {}", path.display()), &error))?;

@@ -3,6 +3,7 @@
 mod changes;
 mod container;
 mod create;
+mod etc;
 mod ground;
 mod hidden;
 mod image;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use rrun_runner::net::{BoundPort, NetConfig, Protocol, Publish};
-use rrun_runner::{Container, ContainerConfig, Status, container, names};
+use rrun_runner::net::{BoundPort, NetConfig, Protocol, Publish, UplinkChoice};
+use rrun_runner::{Container, ContainerConfig, Network, Status, container, names};
 use serde_json::{Map, Value, json};
 
 use super::hidden::Parts;
@@ -35,19 +35,60 @@ fn exposed_ports(request: &CreateRequest, defaults: &Value) -> Vec<Port> {
     ports
 }
 
+/// What the runner calls the network that is asked for.
+pub(super) fn kind(request: &CreateRequest) -> Network {
+    match &request.network.mode {
+        Mode::Host => Network::Host,
+        Mode::None => Network::None,
+        Mode::Private(_) => Network::Private,
+        Mode::Container(_) => Network::Container,
+    }
+}
+
+/// The container whose network is to be shared.
+pub(super) fn joined(
+    request: &CreateRequest,
+    environment: &Environment,
+) -> Result<Option<ContainerConfig>, Failure> {
+    let Mode::Container(name) = &request.network.mode else {
+        return Ok(None);
+    };
+    let engine = |failure: Failure| failure.code(ExitCode::ENGINE);
+    let dir = names::resolve(&environment.containers(), name)
+        .map_err(|error| engine(Failure::from(error)))?;
+    let other = ContainerConfig::load(&dir)?;
+    match other.network {
+        Network::Host => Err(Failure::new(
+            ExitCode::ENGINE,
+            format!("container {name} has the host's network: use --network host"),
+        )),
+        Network::Container => {
+            let other = other.net.join.unwrap_or_default();
+            Ok(Some(ContainerConfig::load(
+                &environment.containers().join(other),
+            )?))
+        }
+        Network::None | Network::Private | _ => Ok(Some(other)),
+    }
+}
+
 /// Puts what is asked of the network into a configuration.
 pub(super) fn compose(
     request: &CreateRequest,
     defaults: &Value,
+    joined: Option<&ContainerConfig>,
     config: &mut ContainerConfig,
 ) -> Result<(), Failure> {
     let asked = &request.network;
     let exposed = exposed_ports(request, defaults);
     let words: Vec<String> = exposed.iter().map(|port| port.text()).collect();
     config.extra.insert(EXPOSED.to_owned(), json!(words));
-    config
-        .extra
-        .insert("network".to_owned(), json!(asked.mode.word()));
+    let word = match joined {
+        Some(other) => format!("container:{}", other.id),
+        None => asked.mode.word(),
+    };
+    config.extra.insert("network".to_owned(), json!(word));
+    config.net.join = joined.map(|other| other.id.clone());
     let Mode::Private(uplink) = asked.mode else {
         if asked.mode == Mode::Host && !asked.publish.is_empty() {
             report::warn("Published ports are discarded when using host network mode");
@@ -74,9 +115,9 @@ pub(super) fn compose(
         }
     }
     config.net = NetConfig {
+        join: None,
         uplink,
         publish,
-        ip: asked.ip,
         mac: asked.mac,
         argv: Parts::of_self()?.net(&config.id),
     };
@@ -155,9 +196,9 @@ pub(super) fn name(one: &Container) -> String {
     let kept = one.config.extra.get("network").and_then(Value::as_str);
     match kept {
         Some("private") | None => match one.config.network {
-            rrun_runner::Network::Host => "host".to_owned(),
-            rrun_runner::Network::Private => "bridge".to_owned(),
-            rrun_runner::Network::None | _ => "none".to_owned(),
+            Network::Host => "host".to_owned(),
+            Network::Private => "bridge".to_owned(),
+            Network::None | _ => "none".to_owned(),
         },
         Some(name) => name.to_owned(),
     }
@@ -318,6 +359,17 @@ fn group_text(ip: &str, protocol: Protocol, (first, last): (u16, u16)) -> String
     } else {
         format!("{}->{numbers}/{protocol}", address(ip, &numbers))
     }
+}
+
+/// What connects containers of this user to the outside, first choice first.
+pub(super) fn uplinks(environment: &Environment) -> Vec<&'static str> {
+    let mut list = Vec::new();
+    if environment.is_real_root {
+        list.push(UplinkChoice::Bridge.word());
+    }
+    let programs = crate::environment::uplink_programs();
+    list.extend(programs.order().into_iter().map(UplinkChoice::word));
+    list
 }
 
 /// `rrun port`.

@@ -64,6 +64,7 @@ pub(crate) fn info(args: &InfoArgs, environment: &Environment) -> Result<ExitCod
         "RuntimeDir": environment.runtime_dir.display().to_string(),
         "Rootless": environment.uid != 0,
         "Driver": "rrun-union (FUSE)",
+        "Uplinks": super::network::uplinks(environment),
         "FuseDevice": fs::OpenOptions::new().read(true).write(true).open("/dev/fuse").is_ok(),
     });
     if let Some(format) = args.format.as_deref() {

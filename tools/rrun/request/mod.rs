@@ -421,10 +421,11 @@ fn host_line(word: &str) -> Result<(String, IpAddr), Failure> {
     let (host, ip) = word
         .split_once(['=', ':'])
         .ok_or_else(|| Failure::flags(format!("bad format for add-host: {word:?}")))?;
-    Ok((
-        host.to_owned(),
-        address(ip.trim_matches(['[', ']']), "--add-host")?,
-    ))
+    let ip = match ip {
+        "host-gateway" => network::host_gateway(),
+        ip => address(ip.trim_matches(['[', ']']), "--add-host")?,
+    };
+    Ok((host.to_owned(), ip))
 }
 
 fn ulimit(word: &str) -> Result<Ulimit, Failure> {

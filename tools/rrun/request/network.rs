@@ -1,8 +1,8 @@
 //! The network of a container as it was asked for: mode, published and exposed ports, names.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
-use rrun_runner::net::{Mac, Protocol, Publish, UplinkChoice};
+use rrun_runner::net::{BRIDGE_GATEWAY, Mac, Protocol, Publish, UplinkChoice};
 
 use crate::args::CreateArgs;
 use crate::failure::{ExitCode, Failure};
@@ -92,7 +92,6 @@ pub(crate) struct NetworkRequest {
     pub(crate) publish: Vec<Publish>,
     pub(crate) publish_all: bool,
     pub(crate) expose: Vec<Port>,
-    pub(crate) ip: Option<Ipv4Addr>,
     pub(crate) mac: Option<Mac>,
 }
 
@@ -121,10 +120,14 @@ impl NetworkRequest {
                 "invalid argument {text:?} for \"{flag}\": {reason}"
             ))
         };
-        let ip = typed.ip.as_deref().map(|text| {
-            text.parse()
-                .map_err(|_| bad("--ip", text, "not an IPv4 address"))
-        });
+        if let Some(text) = typed.ip.as_deref() {
+            text.parse::<Ipv4Addr>()
+                .map_err(|_| bad("--ip", text, "not an IPv4 address"))?;
+            return Err(Failure::new(
+                ExitCode::ENGINE,
+                "user specified IP address is supported on user defined networks only",
+            ));
+        }
         let mac = typed.mac_address.as_deref().map(|text| {
             text.parse::<Mac>()
                 .map_err(|error| bad("--mac-address", text, &error.to_string()))
@@ -134,7 +137,6 @@ impl NetworkRequest {
             publish,
             publish_all: typed.publish_all,
             expose,
-            ip: ip.transpose()?,
             mac: mac.transpose()?,
         };
         this.check(typed)?;
@@ -163,19 +165,31 @@ impl NetworkRequest {
             ]
         } else {
             let own = matches!(self.mode, Mode::Private(_));
-            &[
-                (
-                    self.mac.is_some() && !own,
-                    "mac-address and the network mode",
-                ),
-                (self.ip.is_some() && !own, "ip address and the network mode"),
-            ]
+            &[(
+                self.mac.is_some() && !own,
+                "mac-address and the network mode",
+            )]
         };
         match conflicts.iter().find(|(found, _)| *found) {
             Some((_, what)) => Err(Failure::flags(format!("conflicting options: {what}"))),
             None => Ok(()),
         }
     }
+}
+
+/// The address by which containers reach the host: the bridge's for root, for others the host's
+/// own, by which it is known outside.
+pub(super) fn host_gateway() -> IpAddr {
+    if crate::environment::is_real_root() {
+        return BRIDGE_GATEWAY.into();
+    }
+    // Sends nothing: the kernel only says which of its addresses it would use. The address is one
+    // that documentation uses. Source: RFC 5737.
+    let own = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("203.0.113.1:9")?;
+        socket.local_addr()
+    });
+    own.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
 }
 
 fn split_protocol(text: &str) -> Result<(&str, Protocol), String> {
