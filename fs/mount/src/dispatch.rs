@@ -2,7 +2,7 @@
 
 use rrun_core::{Errno, Time};
 use rrun_union::{
-    Caller, Entry, Ino, OnWrite, RenameMode, SeekTo, SetAttr, SetTime, SpaceMode, Union, XattrMode,
+    Caller, Entry, Ino, OnWrite, RenameMode, SetAttr, SetTime, SpaceMode, Union, XattrMode,
 };
 
 use crate::negotiate::Session;
@@ -418,13 +418,7 @@ impl Call<'_, '_> {
     }
 
     fn lseek(&mut self) -> Result<(), Errno> {
-        self.body.skip(8)?;
-        let offset = self.body.u64()?;
-        let what = match self.body.u32()? {
-            3 => SeekTo::Data,
-            4 => SeekTo::Hole,
-            _ => return Err(Errno::EINVAL),
-        };
+        let (offset, what) = crate::seek::arguments(self.body)?;
         let found = self.union.seek(self.ino, offset, what)?;
         self.reply.u64(found);
         Ok(())

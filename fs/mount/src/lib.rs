@@ -8,6 +8,7 @@ mod dispatch;
 mod mountpoint;
 mod negotiate;
 mod options;
+mod seek;
 mod server;
 mod stats;
 mod sys;

@@ -35,6 +35,8 @@ mod flag {
 pub(crate) struct Session {
     /// `SETXATTR` has the long form.
     pub(crate) setxattr_ext: bool,
+    /// The kernel holds writes back.
+    pub(crate) writeback: bool,
 }
 
 /// Background requests the kernel may have under way: enough to keep readahead and writeback
@@ -96,5 +98,6 @@ pub(crate) fn answer(
     reply.zeros(28);
     Ok(Session {
         setxattr_ext: agreed & flag::SETXATTR_EXT != 0,
+        writeback: agreed & flag::WRITEBACK_CACHE != 0,
     })
 }

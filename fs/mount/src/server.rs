@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rrun_core::Errno;
@@ -20,6 +20,7 @@ use rrun_union::Union;
 use crate::dispatch::{Answer, dispatch};
 use crate::negotiate::{self, Session};
 use crate::options::ServeOptions;
+use crate::seek::{self, Seek};
 use crate::stats::Stats;
 use crate::sys;
 use crate::wire::{Reply, Request, op};
@@ -70,6 +71,8 @@ struct Server<'a> {
     vacancy: Condvar,
     stop: AtomicBool,
     failure: Mutex<Option<ServeError>>,
+    /// To the thread that answers where data and holes are; `None` ends it.
+    seeks: mpsc::Sender<Option<Seek>>,
     ended: &'a (dyn Fn() + Sync),
 }
 
@@ -93,6 +96,7 @@ pub fn serve(
     } else {
         sys::clone_nonblocking(device.as_fd()).ok()
     };
+    let (seeks, questions) = mpsc::channel();
     let server = Server {
         device,
         poll: poll.map(File::from),
@@ -104,9 +108,20 @@ pub fn serve(
         vacancy: Condvar::new(),
         stop: AtomicBool::new(false),
         failure: Mutex::new(None),
+        seeks,
         ended,
     };
     std::thread::scope(|scope| {
+        let builder = std::thread::Builder::new().name("rrun-fuse-seek".into());
+        let helper = &server;
+        let seeker = move || {
+            let send = |source, bytes: &[u8]| helper.send(source, bytes);
+            seek::answer_all(questions, device, union, &send);
+        };
+        if let Err(error) = builder.spawn_scoped(scope, seeker) {
+            server.fail(ServeError::Thread(error));
+            return;
+        }
         for number in 1..options.threads.max(1) {
             let server = &server;
             let builder = std::thread::Builder::new().name(format!("rrun-fuse-{number}"));
@@ -154,8 +169,8 @@ impl Patience {
 }
 
 /// Where a request was read, and so must be answered.
-#[derive(Clone, Copy)]
-enum Source {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source {
     Blocking,
     Polled,
 }
@@ -170,6 +185,8 @@ impl Server<'_> {
 
     fn halt(&self) {
         self.stop.store(true, Ordering::Release);
+        // It may have ended already.
+        let _told = self.seeks.send(None);
         let _led = self.led.lock().unwrap_or_else(PoisonError::into_inner);
         self.vacancy.notify_all();
     }
@@ -290,7 +307,16 @@ impl Server<'_> {
         } else {
             let session = self.session.get().copied().unwrap_or(Session {
                 setxattr_ext: false,
+                writeback: false,
             });
+            if session.writeback
+                && request.opcode == op::LSEEK
+                && let Ok(seek) = Seek::parse(request, source)
+                && self.seeks.send(Some(seek)).is_ok()
+            {
+                self.stats.count(request.opcode, false);
+                return;
+            }
             dispatch(self.union, &self.options, session, request, reply, waits)
         };
         let Answer::Reply(result) = answer else {
@@ -299,6 +325,11 @@ impl Server<'_> {
         };
         self.stats.count(request.opcode, result.is_err());
         let bytes = reply.finish(request.unique, result);
+        self.send(source, bytes);
+    }
+
+    /// Sends an answer to where its question was read.
+    fn send(&self, source: Source, bytes: &[u8]) {
         let mut device = match (source, &self.poll) {
             (Source::Polled, Some(poll)) => poll,
             (Source::Polled | Source::Blocking, _) => self.device,

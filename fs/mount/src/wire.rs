@@ -149,6 +149,16 @@ impl Reply {
                 -errno.raw()
             }
         };
+        self.header(error, unique)
+    }
+
+    /// The same of a message that answers nothing, with a code from `enum fuse_notify_code`.
+    pub(crate) fn notification(&mut self, code: i32) -> &[u8] {
+        self.header(code, 0)
+    }
+
+    /// `struct fuse_out_header`.
+    fn header(&mut self, error: i32, unique: u64) -> &[u8] {
         let len = u32::try_from(self.len).unwrap_or(0);
         self.bytes[0..4].copy_from_slice(&len.to_ne_bytes());
         self.bytes[4..8].copy_from_slice(&error.to_ne_bytes());

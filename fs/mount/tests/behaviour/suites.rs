@@ -1,9 +1,10 @@
 //! Cases that public suites found, small: each names the test it comes from.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use rustix::fs::{self as rfs, FallocateFlags};
+use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
 
 use crate::cases::{Case, as_user, case, count, perm, users};
 
@@ -27,6 +28,11 @@ pub(crate) const CASES: &[Case] = &[
         "a write from outside the group clears setgid (xfstests generic/683)",
         sgid_outside,
         "6666 666",
+    ),
+    case(
+        "what was just written is no hole (xfstests generic/285)",
+        seek_dirty,
+        "written 0 8192; grown 0 8192 32768; 1048576",
     ),
 ];
 
@@ -80,4 +86,33 @@ fn sgid_outside(m: &Path) -> String {
     let before = perm(&path);
     assert!(as_user(m, "fallocate -l 65536 suid"));
     format!("{before:o} {:o}", perm(&path))
+}
+
+fn seek_dirty(m: &Path) -> String {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(m.join("new"))
+        .unwrap();
+    let seek =
+        |from| rfs::seek(&file, from).map_or_else(|error| error.to_string(), |at| at.to_string());
+    let found = |note: &str| {
+        format!(
+            "{note} {} {}",
+            seek(SeekFrom::Data(0)),
+            seek(SeekFrom::Hole(0))
+        )
+    };
+    file.write_all_at(&[1; 8192], 0).unwrap();
+    let written = found("written");
+    file.set_len(65_536).unwrap();
+    let grown = found("grown");
+    file.write_all_at(&[2; 4096], 32_768).unwrap();
+    let next = seek(SeekFrom::Data(8192));
+    let lower = OpenOptions::new().write(true).open(m.join("big")).unwrap();
+    lower.write_all_at(&[3; 4096], 1 << 20).unwrap();
+    let far = rfs::seek(&lower, SeekFrom::Data(1 << 20)).unwrap();
+    format!("{written}; {grown} {next}; {far}")
 }
