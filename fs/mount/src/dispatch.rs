@@ -83,7 +83,7 @@ pub(crate) fn dispatch(
             }
         },
         op::READ => call.read(),
-        op::WRITE => call.write(),
+        op::WRITE => call.write(session.writeback),
         op::STATFS => call.statfs(),
         op::RELEASE | op::RELEASEDIR | op::DESTROY => Ok(()),
         op::FSYNC | op::FSYNCDIR => call.fsync(),
@@ -295,7 +295,8 @@ impl Call<'_, '_> {
     }
 
     /// `struct fuse_write_in`.
-    fn write(&mut self) -> Result<(), Errno> {
+    fn write(&mut self, held: bool) -> Result<(), Errno> {
+        const CACHE: u32 = 1;
         const KILL_SUIDGID: u32 = 1 << 2;
         self.body.skip(8)?;
         let offset = self.body.u64()?;
@@ -306,7 +307,11 @@ impl Call<'_, '_> {
             .body
             .bytes(usize::try_from(size).map_err(|_| Errno::EINVAL)?)?;
         let effect = self.effect(flags & KILL_SUIDGID != 0);
-        let count = self.union.write(self.ino, offset, data, effect)?;
+        let count = if held && flags & CACHE != 0 {
+            self.union.write_back(self.ino, offset, data, effect)?
+        } else {
+            self.union.write(self.ino, offset, data, effect)?
+        };
         self.reply.u32(u32::try_from(count).unwrap_or(0));
         self.reply.u32(0);
         Ok(())

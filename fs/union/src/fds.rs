@@ -54,6 +54,18 @@ impl Source {
         Some(done)
     }
 
+    /// Writes to an upper file.
+    pub(crate) fn write_at(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let Self::Upper { file, fill } = self else {
+            return Err(Errno::EIO);
+        };
+        match fill {
+            Some(fill) => fill.write_at(file, offset, data)?,
+            None => file.write_all_at(data, offset)?,
+        }
+        Ok(data.len())
+    }
+
     /// Reads at an offset; short only at the end of the file.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         match self {

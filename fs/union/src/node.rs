@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rrun_core::{FileType, NodeId};
+use rrun_core::{FileType, NodeId, Time};
 
 use crate::fill::Fill;
 use crate::meta::Virtual;
@@ -61,6 +61,8 @@ pub(crate) struct State {
     pub(crate) fill: Option<Arc<Fill>>,
     /// Whether the index holds a link to the upper file.
     pub(crate) indexed: bool,
+    /// While held back writes arrive: how many, and the time of modification to keep.
+    pub(crate) held: Option<(u32, Time)>,
     /// Whether the file may have `security.capability`; `None` when not yet known.
     pub(crate) capable: Option<bool>,
     /// `st_ino` of an upper file that took the place of another.
@@ -106,6 +108,7 @@ impl State {
             pretend: None,
             fill: None,
             indexed: false,
+            held: None,
             capable: None,
             kept_ino: None,
             dir: None,

@@ -1,7 +1,8 @@
 //! Cases that public suites found, small: each names the test it comes from.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt as _;
+use std::io::Write as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
@@ -28,6 +29,11 @@ pub(crate) const CASES: &[Case] = &[
         "a write from outside the group clears setgid (xfstests generic/683)",
         sgid_outside,
         "6666 666",
+    ),
+    case(
+        "times of modification are kept as shown (xfstests generic/003)",
+        times_below,
+        "0 differ",
     ),
     case(
         "what was just written is no hole (xfstests generic/285)",
@@ -115,4 +121,26 @@ fn seek_dirty(m: &Path) -> String {
     lower.write_all_at(&[3; 4096], 1 << 20).unwrap();
     let far = rfs::seek(&lower, SeekFrom::Data(1 << 20)).unwrap();
     format!("{written}; {grown} {next}; {far}")
+}
+
+fn times_below(m: &Path) -> String {
+    let upper = m.parent().unwrap().join("u");
+    let modified = |path: &Path| {
+        let meta = path.metadata().unwrap();
+        (meta.mtime(), meta.mtime_nsec())
+    };
+    let mut differ = 0;
+    for n in 0..50 {
+        let name = format!("new{n}");
+        fs::write(m.join(&name), b"first").unwrap();
+        if n % 2 == 0 {
+            let mut file = OpenOptions::new().append(true).open(m.join(&name)).unwrap();
+            file.write_all(b"second").unwrap();
+        }
+        differ += u32::from(modified(&m.join(&name)) != modified(&upper.join(&name)));
+    }
+    let file = OpenOptions::new().append(true).open(m.join("file"));
+    file.unwrap().write_all(b"more").unwrap();
+    differ += u32::from(modified(&m.join("file")) != modified(&upper.join("file")));
+    format!("{differ} differ")
 }

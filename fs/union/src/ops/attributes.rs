@@ -156,6 +156,9 @@ impl Union {
         }
         if set.atime.is_some() || set.mtime.is_some() {
             at.set_times(set.atime, set.mtime)?;
+            if let (Some((_, held)), Some(_)) = (&mut state.held, set.mtime) {
+                *held = at.stat()?.attr.mtime;
+            }
         }
         Ok(self.shown(self.attr_of(&node, &state)?))
     }

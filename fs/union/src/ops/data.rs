@@ -8,9 +8,9 @@ use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
 use super::copy_up::Need;
 use crate::fds::Source;
 use crate::node::{Node, State, Where};
-use crate::types::{Ino, OnWrite, SeekTo, SpaceMode};
+use crate::types::{Ino, OnWrite, SeekTo, SetTime, SpaceMode};
 use crate::union::{Found, Union};
-use crate::upper::errno;
+use crate::upper::{At, errno};
 
 impl Union {
     /// The open contents of a file, from the cache or opened now.
@@ -100,12 +100,57 @@ impl Union {
         data: &[u8],
         effect: OnWrite,
     ) -> Result<usize, Errno> {
+        let (node, source) = self.ready_to_write(ino)?;
+        self.drop_privileges(&node, &mut node.lock(), effect)?;
+        source.write_at(offset, data)
+    }
+
+    /// Writes what the caller held back, who keeps the time of modification meanwhile and sets
+    /// it later or not at all: the file's own stays.
+    ///
+    /// # Errors
+    ///
+    /// Those of `pwrite(2)`.
+    pub fn write_back(
+        &self,
+        ino: Ino,
+        offset: u64,
+        data: &[u8],
+        effect: OnWrite,
+    ) -> Result<usize, Errno> {
+        let (node, source) = self.ready_to_write(ino)?;
+        let Source::Upper { file, .. } = &*source else {
+            return Err(Errno::EIO);
+        };
+        let at = At::Fd(Arc::clone(file));
+        let mut state = node.lock();
+        self.drop_privileges(&node, &mut state, effect)?;
+        state.held = match state.held {
+            Some((count, time)) => Some((count + 1, time)),
+            None => Some((1, at.stat()?.attr.mtime)),
+        };
+        drop(state);
+        let written = source.write_at(offset, data);
+        let mut state = node.lock();
+        state.held = match state.held {
+            // The last of those under way at the same time.
+            Some((1, time)) => {
+                at.set_times(None, Some(SetTime::At(time)))?;
+                None
+            }
+            held => held.map(|(count, time)| (count - 1, time)),
+        };
+        written
+    }
+
+    /// A file in the upper directory with what a write at any place needs.
+    fn ready_to_write(&self, ino: Ino) -> Result<(Arc<Node>, Arc<Source>), Errno> {
         let cached = self
             .fds
             .get(ino.0)
             .filter(|s| matches!(**s, Source::Upper { .. }));
         let found = self.find(ino)?;
-        let (node, source) = match (cached, &found) {
+        match (cached, &found) {
             (Some(source), Found::Own(node)) => {
                 if let Source::Upper {
                     fill: Some(fill), ..
@@ -114,25 +159,14 @@ impl Union {
                 {
                     self.copy_up(&found, Need::Contents)?;
                 }
-                (Arc::clone(node), source)
+                Ok((Arc::clone(node), source))
             }
             (_, Found::Own(_) | Found::Plain(_)) => {
                 let node = self.copy_up(&found, Need::Contents)?;
                 let source = self.source(&Found::Own(Arc::clone(&node)), true)?;
-                (node, source)
+                Ok((node, source))
             }
-        };
-        let Source::Upper { file, fill } = &*source else {
-            return Err(Errno::EIO);
-        };
-        let mut state = node.lock();
-        self.drop_privileges(&node, &mut state, effect)?;
-        drop(state);
-        match fill {
-            Some(fill) => fill.write_at(file, offset, data)?,
-            None => std::os::unix::fs::FileExt::write_all_at(&**file, data, offset)?,
         }
-        Ok(data.len())
     }
 
     /// Takes from a file what a change of contents takes.
