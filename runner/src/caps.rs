@@ -143,6 +143,14 @@ impl CapSet {
             .collect()
     }
 
+    /// The named capabilities; those this program does not know are passed over, as the
+    /// specification of bundles has it.
+    #[must_use]
+    pub fn named(names: &[String]) -> Self {
+        let numbers = names.iter().filter_map(|name| number(name));
+        numbers.fold(Self::EMPTY, Self::with)
+    }
+
     fn with(self, number: u32) -> Self {
         Self(self.0 | (1 << number))
     }

@@ -37,6 +37,12 @@ pub(crate) enum Message {
     Failed(Failure),
     /// The start options; with a descriptor when a client is attached from the beginning.
     Start(crate::monitor::StartOptions),
+    /// The mounts of a bundle stand; hooks outside may run.
+    Mounted,
+    /// They have run; holds the container's state for the hooks inside.
+    Proceed(String),
+    /// The process waits to be started.
+    Ready,
     /// The container runs.
     Started {
         /// What could not be honoured.

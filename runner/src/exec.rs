@@ -136,6 +136,7 @@ fn process_spec(config: &ContainerConfig, exec: &ExecSpec) -> ProcessSpec {
         group_add: main.group_add,
         no_new_privileges: main.no_new_privileges,
         squash: main.squash,
+        exact: None,
     }
 }
 
@@ -188,11 +189,12 @@ fn become_process(entry: &Entry<'_>) -> Failure {
         terminal,
         pipes: Some(entry.streams),
         dies_with_parent: !entry.detach,
+        gate: None,
     };
     process::execute(entry.spec, &streams, entry.filters, entry.line)
 }
 
-fn open_terminal(line: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+pub(crate) fn open_terminal(line: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let pts = openat(CWD, "/dev/pts", flags, Mode::empty()).step("open /dev/pts")?;
     // The container may have mounted something of its own there.
@@ -297,7 +299,7 @@ struct Pump<'a> {
     pending: Vec<u8>,
 }
 
-fn carry(
+pub(crate) fn carry(
     exec: &ExecSpec,
     process: &Child,
     terminal: Option<(OwnedFd, OwnedFd)>,

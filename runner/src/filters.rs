@@ -27,6 +27,13 @@ impl Filters {
         Self { programs }
     }
 
+    /// The filter of a bundle.
+    pub(crate) fn of_bundle(filter: Option<Filter>) -> Self {
+        Self {
+            programs: filter.into_iter().collect(),
+        }
+    }
+
     /// Installs the filters in this process; yields the listener of a supervised one.
     ///
     /// # Errors

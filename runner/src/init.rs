@@ -13,6 +13,8 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use crate::channel::{self, Message};
 use crate::config::{Mount, MountKind, Rlimit};
 use crate::error::{Failure, Step as _};
+use crate::oci::gate::Gate;
+use crate::oci::setup::{self, HostSide};
 use crate::plan::{Place, RootSource, Step};
 use crate::{mounts, process, rooted, sys};
 
@@ -34,19 +36,25 @@ pub(crate) struct Line<'a> {
     pub(crate) cgroups: &'a [File],
     /// The system call filters.
     pub(crate) filters: &'a crate::filters::Filters,
+    /// Where the process waits to be started.
+    pub(crate) gate: Option<&'a Gate>,
+    /// User namespaces of id-mapped mounts, by the mounts' numbers.
+    pub(crate) id_maps: &'a [Option<OwnedFd>],
 }
 
 /// What the steps so far have made.
 #[derive(Debug, Default)]
-struct Made {
-    root: Option<OwnedFd>,
+pub(crate) struct Made {
+    pub(crate) root: Option<OwnedFd>,
     proc: Option<OwnedFd>,
     sys: Option<OwnedFd>,
     dev: Option<OwnedFd>,
     pts: Option<OwnedFd>,
-    terminal: Option<OwnedFd>,
+    pub(crate) terminal: Option<OwnedFd>,
     /// An empty read-only directory, mounted over what is hidden.
-    empty: Option<OwnedFd>,
+    pub(crate) empty: Option<OwnedFd>,
+    /// What was opened on the host's side for a bundle.
+    pub(crate) host: HostSide,
 }
 
 /// Runs all steps; returns only when one failed.
@@ -64,9 +72,10 @@ pub(crate) fn run(steps: &[Step], line: &Line<'_>) -> Failure {
     Failure::setup("the plan has no command to execute")
 }
 
-fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
+/// Carries out one step.
+pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
     match step {
-        Step::EnterCgroups => enter_cgroups(line),
+        Step::EnterCgroups => enter_cgroups(line, true),
         Step::BecomeMappedRoot => become_mapped_root(line),
         Step::MakeMountsPrivate => rustix::mount::mount_change(
             "/",
@@ -108,31 +117,36 @@ fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failur
             rustix::system::sethostname(name.as_bytes()).step("set the host name")
         }
         Step::SetRlimit(limit) => set_rlimit(limit),
+        Step::Bundle(step) => setup::carry_out(step, line, made),
         Step::Execute(spec) => {
             let terminal = made.terminal.take();
             *made = Made::default();
             let streams = process::Streams {
                 terminal,
                 pipes: line.streams,
-                dies_with_parent: true,
+                dies_with_parent: line.gate.is_none(),
+                gate: line.gate,
             };
             Err(process::execute(spec, &streams, line.filters, line.monitor))
         }
     }
 }
 
-fn root(made: &Made) -> Result<BorrowedFd<'_>, Failure> {
+pub(crate) fn root(made: &Made) -> Result<BorrowedFd<'_>, Failure> {
     made.root
         .as_ref()
         .map(AsFd::as_fd)
         .ok_or_else(|| Failure::setup("no root is mounted"))
 }
 
-fn enter_cgroups(line: &Line<'_>) -> Result<(), Failure> {
+pub(crate) fn enter_cgroups(line: &Line<'_>, own_namespace: bool) -> Result<(), Failure> {
     for door in line.cgroups {
         rustix::io::write(door, b"0").step("enter the control group")?;
     }
-    sys::unshare(sys::CLONE_NEWCGROUP).step("make the cgroup namespace")
+    if own_namespace {
+        sys::unshare(sys::CLONE_NEWCGROUP).step("make the cgroup namespace")?;
+    }
+    Ok(())
 }
 
 fn become_mapped_root(line: &Line<'_>) -> Result<(), Failure> {
@@ -437,29 +451,39 @@ fn mask(where_: Place, path: &str, made: &mut Made) -> io::Result<()> {
     let Some(point) = open_place(place(where_, made)?, path)? else {
         return Ok(());
     };
-    if FileType::from_raw_mode(fstat(&point)?.st_mode) != FileType::Directory {
-        let missing = || io::Error::from_raw_os_error(libc::ENOENT);
-        let dev = made.dev.as_ref().ok_or_else(missing)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let null = openat(dev, "null", flags, Mode::empty())?;
-        check_device(&null, 1, 3)?;
+    let missing = || io::Error::from_raw_os_error(libc::ENOENT);
+    let dev = made.dev.as_ref().ok_or_else(missing)?;
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let null = openat(dev, "null", flags, Mode::empty())?;
+    hide(&point, &null, &mut made.empty)
+}
+
+/// Covers a file with the null device, a directory with an empty one.
+pub(crate) fn hide(point: &OwnedFd, null: &OwnedFd, empty: &mut Option<OwnedFd>) -> io::Result<()> {
+    if FileType::from_raw_mode(fstat(point)?.st_mode) != FileType::Directory {
+        check_device(null, 1, 3)?;
         return mounts::attach(mounts::copy(null.as_fd(), false)?.as_fd(), point.as_fd());
     }
-    if let Some(empty) = &made.empty {
+    if let Some(empty) = empty {
         return mounts::attach(mounts::copy(empty.as_fd(), false)?.as_fd(), point.as_fd());
     }
     let options = [("mode", "555"), ("nr_inodes", "1"), ("size", "4k")];
-    let empty = mounts::new("tmpfs", &options, mounts::INERT)?;
-    mounts::set_read_only(&empty, false)?;
-    mounts::attach(empty.as_fd(), point.as_fd())?;
-    made.empty = Some(empty);
+    let fresh = mounts::new("tmpfs", &options, mounts::INERT)?;
+    mounts::set_read_only(&fresh, false)?;
+    mounts::attach(fresh.as_fd(), point.as_fd())?;
+    *empty = Some(fresh);
     Ok(())
 }
 
 fn read_only(where_: Place, path: &str, made: &Made) -> io::Result<()> {
-    let Some(point) = open_place(place(where_, made)?, path)? else {
-        return Ok(());
-    };
+    match open_place(place(where_, made)?, path)? {
+        Some(point) => protect(&point),
+        None => Ok(()),
+    }
+}
+
+/// Covers a path with a read-only view of itself.
+pub(crate) fn protect(point: &OwnedFd) -> io::Result<()> {
     let copy = mounts::copy(point.as_fd(), true)?;
     mounts::set_read_only(&copy, true)?;
     mounts::attach(copy.as_fd(), point.as_fd())

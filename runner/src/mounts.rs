@@ -88,7 +88,11 @@ pub(crate) fn copy_path(path: &std::path::Path) -> io::Result<OwnedFd> {
 ///
 /// Those of `mount_setattr(2)`.
 pub(crate) fn set_read_only(fd: impl AsFd, recursive: bool) -> io::Result<()> {
-    sys::mount_setattr(fd.as_fd(), READ_ONLY, recursive)
+    let change = sys::MountChange {
+        set: READ_ONLY,
+        ..sys::MountChange::default()
+    };
+    sys::mount_setattr(fd.as_fd(), change, recursive)
 }
 
 /// Splits `mount -o` words into mount attributes and file system options.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::caps::CapSet;
 use crate::config::{ContainerConfig, IdMap, Mount, Network, Rlimit, Root, Seccomp};
+use crate::oci::step::BundleStep;
 use crate::sys;
 
 /// What Docker hides in `/proc` and `/sys`.
@@ -146,6 +147,8 @@ pub enum Step {
     SetHostname(String),
     /// Set a resource limit.
     SetRlimit(Rlimit),
+    /// What only bundles need.
+    Bundle(BundleStep),
     /// Become the container's process.
     Execute(ProcessSpec),
 }
@@ -183,6 +186,33 @@ pub struct ProcessSpec {
     pub seccomp: Seccomp,
     /// Whether only one id exists, so that id changes are pretended.
     pub squash: bool,
+    /// What a bundle decides beyond this.
+    pub exact: Option<Exact>,
+}
+
+/// Identity of a process as a bundle gives it: by number, each capability set by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exact {
+    /// User id inside.
+    pub uid: u32,
+    /// Group id inside.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Whether it has the runtime's groups instead.
+    pub keep_groups: bool,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// Capabilities; the bounding set is in the process itself.
+    pub effective: CapSet,
+    /// What it may take.
+    pub permitted: CapSet,
+    /// What programs with file capabilities may keep.
+    pub inheritable: CapSet,
+    /// What plain programs keep.
+    pub ambient: CapSet,
+    /// Descriptors past the standard streams that it inherits.
+    pub preserved_fds: u32,
 }
 
 /// A container start.
@@ -217,6 +247,7 @@ impl ProcessSpec {
                 config.seccomp
             },
             squash: matches!(config.id_map, IdMap::Squash),
+            exact: None,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::caps::CapSet;
 use crate::channel::{self, Message};
 use crate::error::{Failure, FailureClass, Step as _};
 use crate::filters::Filters;
+use crate::oci::gate::Gate;
 use crate::plan::ProcessSpec;
 use crate::users::{self, Identity};
 use crate::{rooted, sys};
@@ -34,6 +35,8 @@ pub(crate) struct Streams<'a> {
     pub(crate) pipes: Option<[BorrowedFd<'a>; 3]>,
     /// Whether the process is killed when its parent ends.
     pub(crate) dies_with_parent: bool,
+    /// Where it waits, all but executed, until it is started.
+    pub(crate) gate: Option<&'a Gate>,
 }
 
 /// Opens a new terminal in the devpts instance mounted at `pts`: master and slave.
@@ -71,8 +74,9 @@ fn prepare(
     filters: &Filters,
     line: BorrowedFd<'_>,
 ) -> Result<Image, Failure> {
-    rustix::process::umask(Mode::from_raw_mode(0o022));
-    let identity = users::resolve_here(&spec.user, &spec.group_add)?;
+    let umask = spec.exact.as_ref().map_or(0o022, |exact| exact.umask);
+    rustix::process::umask(Mode::from_raw_mode(umask));
+    let identity = identify(spec)?;
     let cwd = make_cwd(&spec.cwd, &identity)?;
     set_streams(streams, &identity).step("set the standard streams up")?;
     sys::reset_signals();
@@ -80,16 +84,11 @@ fn prepare(
         rustix::thread::set_no_new_privs(true).step("forbid new privileges")?;
     }
     drop_bounding_set(spec.caps).step("drop capabilities")?;
-    set_ids(&identity, spec.squash)?;
-    let keep = grantable(spec.caps).step("read the capabilities")?;
-    raise_all().step("keep capabilities")?;
-    if let Some(listener) = filters.install().step("install the system call filter")? {
-        channel::send(line, &Message::Listener, &[listener.as_fd()])
-            .step("hand the system call listener over")?;
-    }
-    let root = identity.uid == 0 || spec.squash;
-    let sets = if root { keep } else { CapabilitySet::empty() };
-    set_capabilities(sets).step("set the capabilities")?;
+    let keep_groups = spec.exact.as_ref().is_some_and(|exact| exact.keep_groups);
+    set_ids(&identity, spec.squash, keep_groups)?;
+    let sets = final_sets(spec, &identity).step("read the capabilities")?;
+    // Directories and programs are looked at with the rights the process will have.
+    raise_all(sets.effective).step("keep capabilities")?;
     enter_cwd(&cwd, &spec.cwd)?;
     drop(cwd);
     let mut env = spec.env.clone();
@@ -97,11 +96,16 @@ fn prepare(
         env.push(format!("HOME={}", identity.home));
     }
     let program = find_program(spec, &env)?;
-    sys::close_range_cloexec().step("close descriptors")?;
+    let kept = spec.exact.as_ref().map_or(0, |exact| exact.preserved_fds);
+    sys::close_range_cloexec(kept.saturating_add(3)).step("close descriptors")?;
     if streams.dies_with_parent {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .step("ask to die with the monitor")?;
     }
+    if let Some(gate) = streams.gate {
+        gate.pass(line)?;
+    }
+    become_confined(spec, filters, sets, line)?;
     let strings = |list: &[String]| -> Result<Vec<CString>, Failure> {
         list.iter()
             .map(|text| CString::new(text.as_str()))
@@ -111,12 +115,57 @@ fn prepare(
     Ok((program, strings(&spec.argv)?, strings(&env)?))
 }
 
+/// Who the process is: by number, or by name in the container's own files.
+fn identify(spec: &ProcessSpec) -> Result<Identity, Failure> {
+    let Some(exact) = &spec.exact else {
+        return users::resolve_here(&spec.user, &spec.group_add);
+    };
+    let has_home = spec.env.iter().any(|line| line.starts_with("HOME="));
+    let home = if has_home {
+        String::new()
+    } else {
+        users::resolve_here(&exact.uid.to_string(), &[])?.home
+    };
+    Ok(Identity {
+        uid: exact.uid,
+        gid: exact.gid,
+        groups: exact.groups.clone(),
+        home,
+    })
+}
+
+/// Installs the filters and leaves the process the capabilities it is to have.
+///
+/// A filter needs `CAP_SYS_ADMIN` or the promise of no new privileges. With the promise it comes
+/// last, so that it need not allow what is done here.
+fn become_confined(
+    spec: &ProcessSpec,
+    filters: &Filters,
+    sets: Sets,
+    line: BorrowedFd<'_>,
+) -> Result<(), Failure> {
+    let install = || -> Result<(), Failure> {
+        if let Some(listener) = filters.install().step("install the system call filter")? {
+            channel::send(line, &Message::Listener, &[listener.as_fd()])
+                .step("hand the system call listener over")?;
+        }
+        Ok(())
+    };
+    if spec.no_new_privileges {
+        set_capabilities(sets).step("set the capabilities")?;
+        return install();
+    }
+    raise_all(CapabilitySet::all()).step("keep capabilities")?;
+    install()?;
+    set_capabilities(sets).step("set the capabilities")
+}
+
 /// Opens the working directory, made when absent, as Docker does for `-w` and images.
 fn make_cwd(cwd: &str, _identity: &Identity) -> Result<OwnedFd, Failure> {
     let path = Path::new(if cwd.is_empty() { "/" } else { cwd });
     let bad = |error: io::Error| {
         Failure::not_executable(format!(
-            "the working directory {} cannot be used: {error}",
+            "could not chdir to the working directory {}: {error}",
             path.display()
         ))
     };
@@ -136,7 +185,7 @@ fn make_cwd(cwd: &str, _identity: &Identity) -> Result<OwnedFd, Failure> {
 fn enter_cwd(cwd: &OwnedFd, text: &str) -> Result<(), Failure> {
     let bad = |error: io::Error| {
         Failure::not_executable(format!(
-            "the working directory {text} cannot be used: {error}"
+            "could not chdir to the working directory {text}: {error}"
         ))
     };
     rustix::process::fchdir(cwd).map_err(|error| bad(error.into()))?;
@@ -161,7 +210,10 @@ fn set_streams(streams: &Streams<'_>, identity: &Identity) -> io::Result<()> {
             [slave.as_fd(); 3]
         }
         (None, Some(pipes)) => pipes,
-        (None, None) => return Ok(()),
+        (None, None) => {
+            give_streams(identity);
+            return Ok(());
+        }
     };
     for (number, fd) in (0..).zip(fds) {
         // Lets a process that is not root open /dev/stdout; not every stream can be given away.
@@ -171,6 +223,25 @@ fn set_streams(streams: &Streams<'_>, identity: &Identity) -> io::Result<()> {
         sys::dup_onto(fd, number)?;
     }
     Ok(())
+}
+
+/// Gives inherited streams to the process's user, so that it can open them again, except the
+/// null device, which is everybody's. What cannot be given away stays.
+fn give_streams(identity: &Identity) {
+    let null = rustix::fs::makedev(1, 3);
+    let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+    for fd in [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ] {
+        let Ok(stat) = rustix::fs::fstat(fd) else {
+            continue;
+        };
+        if stat.st_rdev != null && stat.st_uid != identity.uid {
+            let _kept = rustix::fs::fchown(fd, Some(owner.0), Some(owner.1));
+        }
+    }
 }
 
 fn drop_bounding_set(keep: CapSet) -> io::Result<()> {
@@ -191,7 +262,7 @@ fn drop_bounding_set(keep: CapSet) -> io::Result<()> {
     Ok(())
 }
 
-fn set_ids(identity: &Identity, squash: bool) -> Result<(), Failure> {
+fn set_ids(identity: &Identity, squash: bool, keep_groups: bool) -> Result<(), Failure> {
     let groups: Vec<Gid> = identity
         .groups
         .iter()
@@ -206,7 +277,15 @@ fn set_ids(identity: &Identity, squash: bool) -> Result<(), Failure> {
     };
     rustix::thread::set_keep_capabilities(true).step("keep capabilities")?;
     let set = || -> rustix::io::Result<()> {
-        rustix::thread::set_thread_groups(&groups)?;
+        let set_groups = || match keep_groups {
+            true => Ok(()),
+            false => rustix::thread::set_thread_groups(&groups),
+        };
+        match set_groups() {
+            // Where only one group is mapped, groups cannot be set, and none were asked for.
+            Err(rustix::io::Errno::PERM) if groups.is_empty() => {}
+            other => other?,
+        }
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)
     };
@@ -216,32 +295,71 @@ fn set_ids(identity: &Identity, squash: bool) -> Result<(), Failure> {
     }
 }
 
-/// The wanted capabilities, as far as this process has them.
-fn grantable(wanted: CapSet) -> io::Result<CapabilitySet> {
-    let have = rustix::thread::capabilities(None)?.permitted;
-    Ok(CapabilitySet::from_bits_retain(wanted.bits()) & have)
+/// The capability sets a process ends up with.
+#[derive(Debug, Clone, Copy)]
+struct Sets {
+    effective: CapabilitySet,
+    permitted: CapabilitySet,
+    inheritable: CapabilitySet,
+    ambient: CapabilitySet,
 }
 
-/// After an id change only the permitted set is left; filters need the effective one.
-fn raise_all() -> io::Result<()> {
+/// The wanted capabilities, as far as this process has them.
+fn final_sets(spec: &ProcessSpec, identity: &Identity) -> io::Result<Sets> {
+    let have = rustix::thread::capabilities(None)?.permitted;
+    let grantable = |wanted: CapSet| CapabilitySet::from_bits_retain(wanted.bits()) & have;
+    if let Some(exact) = &spec.exact {
+        let permitted = grantable(exact.permitted);
+        let inheritable = grantable(exact.inheritable);
+        return Ok(Sets {
+            effective: grantable(exact.effective) & permitted,
+            permitted,
+            inheritable,
+            ambient: grantable(exact.ambient) & permitted & inheritable,
+        });
+    }
+    let root = identity.uid == 0 || spec.squash;
+    let keep = if root {
+        grantable(spec.caps)
+    } else {
+        CapabilitySet::empty()
+    };
+    Ok(Sets {
+        effective: keep,
+        permitted: keep,
+        inheritable: CapabilitySet::empty(),
+        ambient: CapabilitySet::empty(),
+    })
+}
+
+/// After an id change only the permitted set is left; makes that part of it effective again.
+fn raise_all(wanted: CapabilitySet) -> io::Result<()> {
     let have = rustix::thread::capabilities(None)?.permitted;
     let sets = CapabilitySets {
-        effective: have,
+        effective: have & wanted,
         permitted: have,
         inheritable: CapabilitySet::empty(),
     };
     Ok(rustix::thread::set_capabilities(None, sets)?)
 }
 
-fn set_capabilities(set: CapabilitySet) -> io::Result<()> {
+fn set_capabilities(wanted: Sets) -> io::Result<()> {
     // Ambient first: it must stay within the other sets.
     let _old_kernel = rustix::thread::clear_ambient_capability_set();
     let sets = CapabilitySets {
-        effective: set,
-        permitted: set,
-        inheritable: CapabilitySet::empty(),
+        effective: wanted.effective,
+        permitted: wanted.permitted,
+        inheritable: wanted.inheritable,
     };
     rustix::thread::set_capabilities(None, sets)?;
+    for number in 0..=CAPABILITIES_MAX {
+        let Some(one) = CapabilitySet::from_bits(1 << number) else {
+            continue;
+        };
+        if wanted.ambient.contains(one) {
+            rustix::thread::configure_capability_in_ambient_set(one, true)?;
+        }
+    }
     Ok(rustix::thread::set_keep_capabilities(false)?)
 }
 

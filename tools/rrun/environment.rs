@@ -50,6 +50,27 @@ fn user_name(uid: u32) -> String {
     listed.or_else(|| env::var("USER").ok()).unwrap_or_default()
 }
 
+/// Where the states of containers made from bundles are; gone after a reboot.
+pub(crate) fn oci_root() -> PathBuf {
+    let uid = rustix::process::geteuid();
+    let run = absolute("XDG_RUNTIME_DIR").filter(|_| !uid.is_root());
+    match run {
+        Some(dir) => dir.join("rrun-oci"),
+        None if uid.is_root() => PathBuf::from("/run/rrun-oci"),
+        None => env::temp_dir().join(format!("rrun-oci-{}", uid.as_raw())),
+    }
+}
+
+/// Number of sockets a service manager hands to the process it starts. Source: `sd_listen_fds(3)`.
+pub(crate) fn listen_fds() -> Result<u32, Failure> {
+    match env::var("LISTEN_FDS") {
+        Err(_) => Ok(0),
+        Ok(text) => text
+            .parse()
+            .map_err(|_| Failure::general(format!("LISTEN_FDS is no number: {text}"))),
+    }
+}
+
 /// Whether we are root of the whole machine, not of a user namespace.
 pub(crate) fn is_real_root() -> bool {
     if !rustix::process::geteuid().is_root() {

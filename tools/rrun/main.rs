@@ -26,6 +26,9 @@ fn main() -> process::ExitCode {
     if let Some(code) = call::hidden(&argv) {
         return process::ExitCode::from(code.0);
     }
+    if let Some(code) = call::oci(&argv) {
+        return process::ExitCode::from(code.0);
+    }
     let code = match command_line(&argv) {
         Ok(code) => code,
         Err(failure) => {

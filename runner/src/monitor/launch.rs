@@ -180,6 +180,8 @@ fn start_processes(
                 streams,
                 cgroups: &groups.doors,
                 filters: &filters,
+                gate: None,
+                id_maps: &[],
             };
             let failure = init::run(&plan.steps, &line);
             let _gone = channel::send(theirs.as_fd(), &Message::Failed(failure), &[]);

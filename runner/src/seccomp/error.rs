@@ -10,6 +10,8 @@ pub enum SeccompError {
     Json(serde_json::Error),
     /// The profile uses an action this program does not have; holds its name.
     Action(String),
+    /// The profile wants a filter flag this program does not have; holds its name.
+    Flag(String),
     /// The profile returns an errno the kernel cannot; holds it.
     Errno(u32),
     /// The profile compares in a way this program does not know; holds the operator.
@@ -27,6 +29,7 @@ impl fmt::Display for SeccompError {
         match self {
             Self::Json(_) => write!(f, "could not parse the seccomp profile"),
             Self::Action(name) => write!(f, "seccomp profile has unsupported action {name:?}"),
+            Self::Flag(name) => write!(f, "seccomp profile has unsupported flag {name:?}"),
             Self::Errno(errno) => write!(f, "seccomp profile has invalid errno {errno}"),
             Self::Operator(name) => write!(f, "seccomp profile has unknown operator {name:?}"),
             Self::Argument(index) => {
@@ -53,6 +56,7 @@ impl std::error::Error for SeccompError {
         match self {
             Self::Json(source) => Some(source),
             Self::Action(_)
+            | Self::Flag(_)
             | Self::Errno(_)
             | Self::Operator(_)
             | Self::Argument(_)

@@ -52,7 +52,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 pub use error::SeccompError;
-pub use profile::profile_filter;
+pub use profile::{bundle_filter, profile_filter};
 pub use squash::squash_filter;
 pub use standard::default_filter;
 
@@ -65,6 +65,8 @@ pub struct Filter {
     code: Vec<libc::sock_filter>,
     /// Whether some answer is "ask the supervisor".
     notifies: bool,
+    /// `SECCOMP_FILTER_FLAG_*` it is installed with.
+    flags: libc::c_ulong,
 }
 
 impl Filter {
@@ -74,7 +76,17 @@ impl Filter {
             code.len() <= PROGRAM_MAX,
             "a built-in filter is far below the limit"
         );
-        Self { code, notifies }
+        Self {
+            code,
+            notifies,
+            flags: 0,
+        }
+    }
+
+    /// The same, installed with these flags.
+    fn with_flags(mut self, flags: libc::c_ulong) -> Self {
+        self.flags = flags;
+        self
     }
 
     /// The program as the kernel takes it.
@@ -121,9 +133,9 @@ pub fn install(filters: &[Filter]) -> io::Result<Option<OwnedFd>> {
     let mut listener = None;
     for filter in filters {
         if filter.notifies {
-            listener = Some(sys::install_with_listener(&filter.code)?);
+            listener = Some(sys::install_with_listener(&filter.code, filter.flags)?);
         } else {
-            sys::install(&filter.code)?;
+            sys::install(&filter.code, filter.flags)?;
         }
     }
     Ok(listener)

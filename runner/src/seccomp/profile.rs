@@ -21,6 +21,9 @@ const ARCH_NAME: &str = if cfg!(target_arch = "x86_64") {
     "arm64"
 };
 
+/// The action that asks a supervisor.
+const NOTIFY: &str = "SCMP_ACT_NOTIFY";
+
 /// `EPERM`: the errno of a profile that names none.
 const DEFAULT_ERRNO: u32 = 1;
 
@@ -34,6 +37,8 @@ struct Profile {
     default_action: String,
     default_errno_ret: Option<u32>,
     syscalls: Option<Vec<Rule>>,
+    flags: Option<Vec<String>>,
+    listener_path: Option<String>,
 }
 
 /// What a profile says of some calls.
@@ -81,6 +86,20 @@ struct Condition {
 /// When the text is no profile, is too large, or uses something unknown. `SCMP_ACT_NOTIFY` is
 /// refused: the one listener a process can have is ours.
 pub fn profile_filter(json: &[u8], caps: u64, release: &str) -> Result<Filter, SeccompError> {
+    let filter = bundle_filter(json, caps, release)?;
+    if filter.notifies() {
+        return Err(SeccompError::Action(NOTIFY.to_owned()));
+    }
+    Ok(filter)
+}
+
+/// Compiles the profile of an OCI bundle, whose supervisor is somebody else's; as
+/// [`profile_filter`] otherwise.
+///
+/// # Errors
+///
+/// When the text is no profile, is too large, or uses something unknown.
+pub fn bundle_filter(json: &[u8], caps: u64, release: &str) -> Result<Filter, SeccompError> {
     if json.len() > PROFILE_SIZE_MAX {
         return Err(SeccompError::Size(json.len()));
     }
@@ -118,7 +137,33 @@ pub fn profile_filter(json: &[u8], caps: u64, release: &str) -> Result<Filter, S
     if code.len() > PROGRAM_MAX {
         return Err(SeccompError::Length(code.len()));
     }
-    Ok(Filter::new(code, false))
+    let flags = filter_flags(profile.flags.as_deref().unwrap_or_default())?;
+    let notify = |verdict: &Verdict| {
+        let mut clauses = verdict.clauses.iter();
+        verdict.otherwise == Action::Notify || clauses.any(|c| c.action == Action::Notify)
+    };
+    // Who names a supervisor gets a listener, whether a rule needs it or not.
+    let supervised = profile
+        .listener_path
+        .as_ref()
+        .is_some_and(|path| !path.is_empty());
+    let notifies = supervised || rules.iter().any(|(_, verdict)| notify(verdict));
+    Ok(Filter::new(code, notifies).with_flags(flags))
+}
+
+/// Reads the flags of a profile as those of `seccomp(2)`. The two not passed on are the case
+/// anyway: there is one thread, and a supervised call is killable.
+fn filter_flags(names: &[String]) -> Result<libc::c_ulong, SeccompError> {
+    let mut flags = 0;
+    for name in names {
+        flags |= match name.as_str() {
+            "SECCOMP_FILTER_FLAG_LOG" => libc::SECCOMP_FILTER_FLAG_LOG,
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+            "SECCOMP_FILTER_FLAG_TSYNC" | "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => 0,
+            other => return Err(SeccompError::Flag(other.to_owned())),
+        };
+    }
+    Ok(flags)
 }
 
 /// Lets a rule without arguments win over those with.
@@ -189,6 +234,7 @@ fn action(name: &str, errno: Option<u32>) -> Result<Action, SeccompError> {
     match name {
         "SCMP_ACT_ALLOW" => Ok(Action::Allow),
         "SCMP_ACT_LOG" => Ok(Action::Log),
+        NOTIFY => Ok(Action::Notify),
         "SCMP_ACT_ERRNO" if errno > ERRNO_MAX => Err(SeccompError::Errno(errno)),
         "SCMP_ACT_ERRNO" => Ok(Action::Errno(value)),
         "SCMP_ACT_TRACE" => Ok(Action::Trace(value)),

@@ -33,8 +33,8 @@ pub(crate) enum Readiness {
 /// Installs a filter without a listener.
 ///
 /// Source: `seccomp(2)`.
-pub(crate) fn install(code: &[sock_filter]) -> io::Result<()> {
-    set_filter(code, 0).map(drop)
+pub(crate) fn install(code: &[sock_filter], flags: c_ulong) -> io::Result<()> {
+    set_filter(code, flags).map(drop)
 }
 
 /// Installs a filter with a listener.
@@ -43,8 +43,8 @@ pub(crate) fn install(code: &[sock_filter]) -> io::Result<()> {
 /// can do that (5.19), so that Go programs' preemption signals do not restart the call for ever.
 ///
 /// Source: `seccomp_unotify(2)`.
-pub(crate) fn install_with_listener(code: &[sock_filter]) -> io::Result<OwnedFd> {
-    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+pub(crate) fn install_with_listener(code: &[sock_filter], flags: c_ulong) -> io::Result<OwnedFd> {
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | flags;
     let ret = match set_filter(
         code,
         listener | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV,

@@ -1,7 +1,7 @@
 //! The system calls that have no safe wrapper elsewhere: one call, one function.
 #![allow(unsafe_code, reason = "the crate's single room for raw system calls")]
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -24,6 +24,8 @@ pub(crate) const CLONE_NEWUTS: u64 = 0x0400_0000;
 pub(crate) const CLONE_NEWNET: u64 = 0x4000_0000;
 /// See `cgroup_namespaces(7)`.
 pub(crate) const CLONE_NEWCGROUP: u64 = 0x0200_0000;
+/// See `time_namespaces(7)`; for `unshare` and `setns` only.
+pub(crate) const CLONE_NEWTIME: u64 = 0x0000_0080;
 /// The child's parent is the caller's parent.
 pub(crate) const CLONE_PARENT: u64 = 0x0000_8000;
 
@@ -89,6 +91,19 @@ pub(crate) fn execve(path: &CString, argv: &[CString], env: &[CString]) -> io::E
     io::Error::last_os_error()
 }
 
+/// A change of a mount's attributes. Source: `mount_setattr(2)`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct MountChange {
+    /// `MOUNT_ATTR_*` bits to set.
+    pub(crate) set: u64,
+    /// `MOUNT_ATTR_*` bits to clear first.
+    pub(crate) clear: u64,
+    /// `MS_SHARED` and the like; 0 leaves it.
+    pub(crate) propagation: u64,
+    /// User namespace of an id-mapped mount, by number of its descriptor.
+    pub(crate) user_namespace: u64,
+}
+
 /// Changes attributes of the mount at `fd`, of all below it when `recursive`.
 ///
 /// # Errors
@@ -96,8 +111,17 @@ pub(crate) fn execve(path: &CString, argv: &[CString], env: &[CString]) -> io::E
 /// `ENOSYS` before Linux 5.12; `EPERM` for a locked attribute.
 ///
 /// Source: `mount_setattr(2)`.
-pub(crate) fn mount_setattr(fd: BorrowedFd<'_>, set: u64, recursive: bool) -> io::Result<()> {
-    let attr = [set, 0_u64, 0, 0];
+pub(crate) fn mount_setattr(
+    fd: BorrowedFd<'_>,
+    change: MountChange,
+    recursive: bool,
+) -> io::Result<()> {
+    let attr = [
+        change.set,
+        change.clear,
+        change.propagation,
+        change.user_namespace,
+    ];
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a static empty string; `attr` has the layout of struct mount_attr
     // (four u64), its true size is passed, and the kernel only reads it.
@@ -180,17 +204,17 @@ pub(crate) fn signal_number(record: &[u8; 128]) -> Option<i32> {
     i32::try_from(u32::from_ne_bytes(bytes)).ok()
 }
 
-/// Marks all descriptors from 3 up close-on-exec.
+/// Marks all descriptors from `first` up close-on-exec.
 ///
 /// # Errors
 ///
 /// `EINVAL` before Linux 5.11.
 ///
 /// Source: `close_range(2)`.
-pub(crate) fn close_range_cloexec() -> io::Result<()> {
+pub(crate) fn close_range_cloexec(first: u32) -> io::Result<()> {
     let flags = libc::CLOSE_RANGE_CLOEXEC;
     // SAFETY: three integers; setting FD_CLOEXEC closes nothing that is owned here.
-    let ret = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, flags) };
+    let ret = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
     check(ret).map(drop)
 }
 
@@ -247,17 +271,32 @@ pub(crate) struct Spawn<'a> {
 ///
 /// Source: `posix_spawn(3)`.
 pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
+    let program = spawn.argv.first().ok_or_else(invalid)?;
+    spawn_program(program, spawn, None)
+}
+
+/// Starts `program` under the name in `spawn`, with an environment of its own when there is one.
+///
+/// # Errors
+///
+/// As [`spawn`].
+pub(crate) fn spawn_program(
+    program: &OsStr,
+    spawn: &Spawn<'_>,
+    env: Option<&[CString]>,
+) -> io::Result<Pid> {
+    let program = CString::new(program.as_bytes()).map_err(|_| invalid())?;
     let argv: Vec<CString> = spawn
         .argv
         .iter()
         .map(|text| CString::new(text.as_bytes()).map_err(|_| invalid()))
         .collect::<io::Result<_>>()?;
-    let program = argv.first().ok_or_else(invalid)?;
-    let pointers: Vec<*mut libc::c_char> = argv
-        .iter()
-        .map(|text| text.as_ptr().cast_mut())
-        .chain([ptr::null_mut()])
-        .collect();
+    let list = |strings: &[CString]| -> Vec<*mut libc::c_char> {
+        let strings = strings.iter().map(|text| text.as_ptr().cast_mut());
+        strings.chain([ptr::null_mut()]).collect()
+    };
+    let pointers = list(&argv);
+    let own_env = env.map(list);
     // A source must not sit on a number that an earlier step of the list overwrites.
     let above = spawn.fds.iter().map(|(_, to)| to + 1).max().unwrap_or(0);
     let sources = spawn
@@ -291,8 +330,11 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
         libc::posix_spawnattr_setflags(attr.as_mut_ptr(), i16::try_from(flags).unwrap_or_default())
     };
     let mut pid = 0;
-    // SAFETY: every pointer is to a live, initialised object; argv ends with a null pointer, and
-    // environ is only read while no other thread of ours changes it.
+    // SAFETY: `environ` is only read, while no other thread of ours changes it.
+    let inherited = unsafe { environ };
+    let env = own_env.as_ref().map_or(inherited, |list| list.as_ptr());
+    // SAFETY: every pointer is to a live, initialised object; argv and the environment end with a
+    // null pointer.
     let ret = unsafe {
         libc::posix_spawnp(
             &raw mut pid,
@@ -300,7 +342,7 @@ pub(crate) fn spawn(spawn: &Spawn<'_>) -> io::Result<Pid> {
             actions.as_ptr(),
             attr.as_ptr(),
             pointers.as_ptr(),
-            environ,
+            env,
         )
     };
     // SAFETY: both were initialised above and are not used after.
@@ -387,4 +429,119 @@ pub(crate) fn filesystem_magic(fd: BorrowedFd<'_>) -> io::Result<i64> {
     let ret = unsafe { libc::fstatfs(fd.as_raw_fd(), &raw mut buf) };
     check(ret.into())?;
     Ok(buf.f_type)
+}
+
+/// Changes the execution domain of this process.
+///
+/// Source: `personality(2)`.
+pub(crate) fn personality(domain: u64) -> io::Result<()> {
+    // SAFETY: the call takes an integer.
+    let ret = unsafe { libc::personality(domain) };
+    check(ret.into()).map(drop)
+}
+
+/// `struct sched_attr`, version 0. Source: `sched_setattr(2)`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SchedAttr {
+    pub(crate) size: u32,
+    pub(crate) policy: u32,
+    pub(crate) flags: u64,
+    pub(crate) nice: i32,
+    pub(crate) priority: u32,
+    pub(crate) runtime: u64,
+    pub(crate) deadline: u64,
+    pub(crate) period: u64,
+}
+
+/// Changes the scheduling policy of this process.
+///
+/// Source: `sched_setattr(2)`.
+pub(crate) fn sched_setattr(mut attr: SchedAttr) -> io::Result<()> {
+    attr.size = u32::try_from(mem::size_of::<SchedAttr>()).map_err(|_| invalid())?;
+    // SAFETY: the kernel reads one struct whose true size is in its first field.
+    let ret = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
+    check(ret).map(drop)
+}
+
+/// Changes the input and output priority of this process: class and level.
+///
+/// Source: `ioprio_set(2)`.
+pub(crate) fn set_io_priority(class: u16, level: u16) -> io::Result<()> {
+    const WHO_PROCESS: libc::c_int = 1;
+    let value = libc::c_int::from(class) << 13 | libc::c_int::from(level);
+    // SAFETY: the call takes three integers; process 0 is this one.
+    let ret = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0, value) };
+    check(ret).map(drop)
+}
+
+/// Sends a signal to a process by id: for processes of a control group, whose ids were just read.
+///
+/// Source: `kill(2)`.
+pub(crate) fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    if pid <= 0 {
+        return Err(invalid());
+    }
+    // SAFETY: the call takes two integers; a positive id means one process.
+    let ret = unsafe { libc::kill(pid, signal) };
+    check(ret.into()).map(drop)
+}
+
+/// `union bpf_attr` as far as loading and attaching need it: 64-bit words, each call its own.
+/// Source: `linux/bpf.h`.
+fn bpf(command: libc::c_int, attr: &[u64]) -> io::Result<libc::c_long> {
+    // SAFETY: the kernel reads `attr` up to the true size passed; the pointers in it, put there by
+    // the callers below, are to live memory that the kernel only reads.
+    let ret = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            attr.as_ptr(),
+            mem::size_of_val(attr),
+        )
+    };
+    check(ret)
+}
+
+/// Loads a program that decides about access to devices.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_BPF`; `EINVAL` for a program that is none.
+///
+/// Source: `bpf(2)`, `BPF_PROG_LOAD`.
+pub(crate) fn load_device_program(code: &[u64]) -> io::Result<OwnedFd> {
+    const PROG_LOAD: libc::c_int = 5;
+    const CGROUP_DEVICE: u64 = 15;
+    let count = u64::try_from(code.len()).map_err(|_| invalid())?;
+    let words = [
+        // Type in the low half, number of instructions in the high one.
+        CGROUP_DEVICE | count << 32,
+        code.as_ptr() as u64,
+        c"GPL".as_ptr() as u64,
+        0,
+        0,
+        0,
+    ];
+    let fd = RawFd::try_from(bpf(PROG_LOAD, &words)?).map_err(|_| invalid())?;
+    // SAFETY: the kernel just returned `fd` to us and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts a control group under a program of [`load_device_program`].
+///
+/// Source: `bpf(2)`, `BPF_PROG_ATTACH`.
+pub(crate) fn attach_device_program(
+    group: BorrowedFd<'_>,
+    program: BorrowedFd<'_>,
+) -> io::Result<()> {
+    const PROG_ATTACH: libc::c_int = 8;
+    const CGROUP_DEVICE: u64 = 6;
+    const ALLOW_MULTI: u64 = 2;
+    let number = |fd: BorrowedFd<'_>| u64::try_from(fd.as_raw_fd()).map_err(|_| invalid());
+    let words = [
+        number(group)? | number(program)? << 32,
+        CGROUP_DEVICE | ALLOW_MULTI << 32,
+    ];
+    bpf(PROG_ATTACH, &words).map(drop)
 }

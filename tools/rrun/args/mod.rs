@@ -3,6 +3,7 @@
 mod container;
 mod hints;
 mod image;
+pub(crate) mod oci;
 mod system;
 
 use clap::{Args, Parser, Subcommand};
@@ -68,6 +69,7 @@ Stores, serves and runs container images as an ordinary user, with no daemon
 Management Commands:
   container   Manage containers
   image       Manage images
+  oci         The OCI runtime: containers from bundles
   store       Check the image store
   system      Look at and tidy what rrun keeps
   volume      Manage volumes

@@ -11,6 +11,7 @@ mod images;
 mod init_layer;
 mod inspect;
 mod network;
+mod oci;
 mod overlayfs;
 mod prune;
 mod ps;
@@ -24,6 +25,7 @@ use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 
 pub(crate) use hidden::run as hidden;
+pub(crate) use oci::run as oci;
 
 /// The version of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

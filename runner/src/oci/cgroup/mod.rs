@@ -1,0 +1,550 @@
+//! The control groups of a bundle: where they are, making, entering, freezing and removing them.
+//!
+//! Version 1 and hybrid hosts: one directory in every version 1 hierarchy that is mounted below
+//! `/sys/fs/cgroup`. Version 2: one directory. Without `D-Bus`, names in systemd's form
+//! (`slice:prefix:name`) become the directories that systemd would make.
+
+mod devices;
+mod files;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::spec::Resources;
+use super::step::Hierarchy;
+use crate::error::{At, Failure, RunnerError};
+
+/// Where hierarchies are mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+/// The directory of groups whose bundles name none.
+const PARENT: &str = "rrun-oci";
+/// Times a group is tried to be removed or frozen: its processes need a moment to end or stop.
+const PATIENCE_ROUNDS: u32 = 100;
+/// Milliseconds between two tries; with [`PATIENCE_ROUNDS`] one second in all.
+const PATIENCE_MS: u64 = 10;
+/// Deepest group looked into below a container's own, as containers may nest.
+const DEPTH_MAX: usize = 32;
+
+/// A version 1 hierarchy of the host.
+#[derive(Debug, Clone)]
+struct Mounted {
+    /// Its directory below [`ROOT`].
+    dir: String,
+    /// Its controllers, or `name=systemd`.
+    controllers: Vec<String>,
+    /// The group this process is in.
+    own: String,
+}
+
+/// The control groups of this host.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    /// Version 1 hierarchies; none on a version 2 host.
+    split: Vec<Mounted>,
+    /// The version 2 group this process is in, on a version 2 host.
+    unified: Option<String>,
+}
+
+/// What a configuration says of control groups.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wish<'a> {
+    /// The container's id.
+    pub(crate) id: &'a str,
+    /// Where its group is to be.
+    pub(crate) path: Option<&'a str>,
+    /// What bounds it.
+    pub(crate) resources: Option<&'a Resources>,
+    /// Whether the container sees its groups.
+    pub(crate) shown: bool,
+}
+
+/// The groups of one container.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    /// Their directories.
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Their `cgroup.procs`: who writes 0 enters.
+    pub(crate) doors: Vec<File>,
+}
+
+impl Layout {
+    /// Looks at this host.
+    pub(crate) fn detect() -> Self {
+        let text = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let unified = Path::new(ROOT).join("cgroup.controllers").is_file();
+        Self::parse(&text, unified, |dir| Path::new(ROOT).join(dir).is_dir())
+    }
+
+    /// Source: `cgroups(7)`, `/proc/pid/cgroup`.
+    fn parse(text: &str, is_unified: bool, mounted: impl Fn(&str) -> bool) -> Self {
+        let mut layout = Self {
+            split: Vec::new(),
+            unified: None,
+        };
+        for line in text.lines() {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (Some(controllers), Some(own)) = (fields.next(), fields.next()) else {
+                continue;
+            };
+            if controllers.is_empty() {
+                if is_unified {
+                    layout.unified = Some(own.to_owned());
+                }
+                continue;
+            }
+            let dir = controllers.strip_prefix("name=").unwrap_or(controllers);
+            if !is_unified && mounted(dir) {
+                layout.split.push(Mounted {
+                    dir: dir.to_owned(),
+                    controllers: controllers.split(',').map(str::to_owned).collect(),
+                    own: own.to_owned(),
+                });
+            }
+        }
+        layout
+    }
+
+    /// Whether this host has version 2 only.
+    pub(crate) fn is_unified(&self) -> bool {
+        self.unified.is_some()
+    }
+
+    /// Whether a container gets a group in this hierarchy: in all when it names its group or is
+    /// shown them, else where something is asked for, as entering each costs time.
+    fn uses(&self, wish: &Wish<'_>, controllers: &[String]) -> bool {
+        wish.path.is_some()
+            || wish.shown
+            || self.is_unified()
+            || files::concerned(controllers, wish.resources)
+    }
+
+    /// Where a container's groups are: directory and controllers of each.
+    fn places(&self, path: Option<&str>, id: &str) -> Result<Vec<(PathBuf, &[String])>, Failure> {
+        let inside = |own: &str| group_path(path, id, own);
+        if let Some(own) = &self.unified {
+            return Ok(vec![(Path::new(ROOT).join(inside(own)?), &[][..])]);
+        }
+        self.split
+            .iter()
+            .map(|mounted| {
+                let base = Path::new(ROOT).join(&mounted.dir);
+                let place = base.join(inside(&mounted.own)?);
+                Ok((place, mounted.controllers.as_slice()))
+            })
+            .collect()
+    }
+
+    /// How a container sees its groups.
+    pub(crate) fn shown(&self, path: Option<&str>, id: &str) -> Result<Vec<Hierarchy>, Failure> {
+        let places = self.places(path, id)?;
+        Ok(self
+            .split
+            .iter()
+            .zip(places)
+            .map(|(mounted, (group, controllers))| {
+                let named = controllers.iter().any(|name| name.starts_with("name="));
+                let mut options = controllers.to_vec();
+                if named {
+                    options.insert(0, "none".to_owned());
+                }
+                Hierarchy {
+                    name: mounted.dir.clone(),
+                    options,
+                    group,
+                }
+            })
+            .collect())
+    }
+}
+
+/// The path of a container's group below the root of a hierarchy.
+fn group_path(path: Option<&str>, id: &str, own: &str) -> Result<PathBuf, Failure> {
+    let text = match path {
+        None | Some("") => return Ok(Path::new(PARENT).join(id)),
+        Some(text) => text,
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    let joined = match parts.as_slice() {
+        [slice, prefix, name] => systemd_path(slice, prefix, name),
+        _ if text.starts_with('/') => PathBuf::from(text.trim_start_matches('/')),
+        _ => Path::new(own.trim_start_matches('/')).join(text),
+    };
+    let plain = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    if !joined.components().all(plain) {
+        return Err(Failure::setup(format!("invalid cgroupsPath {text}")));
+    }
+    Ok(joined)
+}
+
+/// The directory systemd makes for a scope: `a-b.slice` lies in `a.slice`.
+///
+/// Source: `systemd.slice(5)`.
+fn systemd_path(slice: &str, prefix: &str, name: &str) -> PathBuf {
+    let mut path = PathBuf::new();
+    let slice = if slice.is_empty() {
+        "system.slice"
+    } else {
+        slice
+    };
+    let stem = slice.strip_suffix(".slice").unwrap_or(slice);
+    let mut seen = String::new();
+    for part in stem.split('-').filter(|part| !part.is_empty()) {
+        if !seen.is_empty() {
+            seen.push('-');
+        }
+        seen.push_str(part);
+        path.push(format!("{seen}.slice"));
+    }
+    if Path::new(name)
+        .extension()
+        .is_some_and(|end| end == "slice")
+    {
+        path.push(name);
+    } else if prefix.is_empty() {
+        path.push(format!("{name}.scope"));
+    } else {
+        path.push(format!("{prefix}-{name}.scope"));
+    }
+    path
+}
+
+/// The directories [`make`] will make.
+pub(crate) fn planned(layout: &Layout, wish: &Wish<'_>) -> Result<Vec<PathBuf>, Failure> {
+    let all = layout.places(wish.path, wish.id)?.into_iter();
+    let used = all.filter(|(_, controllers)| layout.uses(wish, controllers));
+    Ok(used.map(|(dir, _)| dir).collect())
+}
+
+/// Makes the groups of a container and bounds them.
+///
+/// Who may not make groups gets none, unless something was asked of them.
+///
+/// # Errors
+///
+/// When a bound cannot be set.
+pub(crate) fn make(layout: &Layout, wish: &Wish<'_>) -> Result<Groups, RunnerError> {
+    let mut groups = Groups::default();
+    let resources = wish.resources;
+    let wanted = resources.is_some_and(|resources| !resources.is_empty());
+    for (dir, controllers) in layout
+        .places(wish.path, wish.id)
+        .map_err(RunnerError::Failed)?
+    {
+        if !layout.uses(wish, controllers) {
+            continue;
+        }
+        match make_group(&dir, controllers, layout.is_unified(), resources) {
+            Ok(door) => {
+                groups.doors.push(door);
+                groups.dirs.push(dir);
+            }
+            Err(error) if refused(&error) && !(wanted && rustix::process::geteuid().is_root()) => {}
+            Err(error) => {
+                remove(&groups.dirs);
+                return Err(error).at("make the control group", dir);
+            }
+        }
+    }
+    if let Some(resources) = resources
+        && let Err(error) = apply(layout, &groups.dirs, resources, true)
+    {
+        remove(&groups.dirs);
+        return Err(error);
+    }
+    Ok(groups)
+}
+
+fn refused(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EACCES | libc::EPERM | libc::EROFS)
+    )
+}
+
+fn make_group(
+    dir: &Path,
+    controllers: &[String],
+    unified: bool,
+    resources: Option<&Resources>,
+) -> io::Result<File> {
+    let mut made = PathBuf::from(ROOT);
+    for part in dir.strip_prefix(ROOT).unwrap_or(dir).components() {
+        if unified && let Some(words) = resources.map(files::unified_controllers) {
+            // What could not be enabled shows when the bounds are written.
+            let control = made.join("cgroup.subtree_control");
+            for word in words {
+                let _refused = std::fs::write(&control, format!("+{word}"));
+            }
+        }
+        made.push(part);
+        match std::fs::create_dir(&made) {
+            Ok(()) => {
+                if controllers.iter().any(|name| name == "cpuset") {
+                    inherit_cpuset(&made)?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    open_door(dir)
+}
+
+fn open_door(dir: &Path) -> io::Result<File> {
+    File::options()
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(dir.join("cgroup.procs"))
+}
+
+/// A new version 1 cpuset is empty, and so may hold nobody, until it is given something.
+fn inherit_cpuset(dir: &Path) -> io::Result<()> {
+    let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+    let parent = dir.parent().ok_or_else(invalid)?;
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        if std::fs::read_to_string(dir.join(file))?.trim().is_empty() {
+            std::fs::write(dir.join(file), std::fs::read(parent.join(file))?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Bounds the groups of a container. `fresh` ones are also told which devices may be used.
+///
+/// # Errors
+///
+/// When a bound cannot be set; it is named.
+pub(crate) fn apply(
+    layout: &Layout,
+    dirs: &[PathBuf],
+    resources: &Resources,
+    fresh: bool,
+) -> Result<(), RunnerError> {
+    let rootless = !rustix::process::geteuid().is_root();
+    if layout.is_unified() {
+        let Some(dir) = dirs.first() else {
+            return files::unenforced(&files::unified(resources), rootless);
+        };
+        for write in files::unified(resources) {
+            write.perform(dir)?;
+        }
+        if fresh && !resources.devices.is_empty() {
+            devices::attach_program(dir, &resources.devices)?;
+        }
+        return Ok(());
+    }
+    for write in files::split(resources)? {
+        let has = |mounted: &&Mounted| mounted.controllers.iter().any(|c| *c == write.controller);
+        let base = layout.split.iter().find(has);
+        let base = base.map(|mounted| Path::new(ROOT).join(&mounted.dir));
+        let dir = base.and_then(|base| dirs.iter().find(|dir| dir.starts_with(&base)));
+        match dir {
+            Some(dir) => write.perform(dir)?,
+            None => files::unenforced(&[write], rootless)?,
+        }
+    }
+    if fresh && let Some(dir) = find(dirs, "devices") {
+        for (file, rule) in devices::split_rules(&resources.devices) {
+            let path = dir.join(file);
+            std::fs::write(&path, rule).at("write", path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The group in the hierarchy of this name.
+fn find<'a>(dirs: &'a [PathBuf], name: &str) -> Option<&'a PathBuf> {
+    let base = Path::new(ROOT).join(name);
+    dirs.iter().find(|dir| dir.starts_with(&base))
+}
+
+/// Opens the doors of groups that exist, or of a group below each of them.
+///
+/// # Errors
+///
+/// When a group is gone.
+pub(crate) fn doors(dirs: &[PathBuf], below: Option<&str>) -> Result<Vec<File>, RunnerError> {
+    let mut doors = Vec::with_capacity(dirs.len());
+    for dir in dirs {
+        let dir = match below {
+            None => dir.clone(),
+            Some(name) => {
+                let name = Path::new(name.trim_start_matches('/'));
+                let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+                if !name.components().all(plain) {
+                    let text = format!("invalid control group {}", name.display());
+                    return Err(RunnerError::Failed(Failure::setup(text)));
+                }
+                dir.join(name)
+            }
+        };
+        doors.push(open_door(&dir).at("open the control group", dir)?);
+    }
+    Ok(doors)
+}
+
+/// The processes in the groups of a container, groups below them included.
+pub(crate) fn processes(dirs: &[PathBuf]) -> Vec<i32> {
+    let mut pids = Vec::new();
+    // Any of them holds all; the freezer's cannot be left by accident.
+    let Some(dir) = find(dirs, "freezer").or_else(|| dirs.first()) else {
+        return pids;
+    };
+    collect(dir, DEPTH_MAX, &mut pids);
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+fn collect(dir: &Path, depth: usize, pids: &mut Vec<i32>) {
+    let text = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    let Some(below) = depth.checked_sub(1) else {
+        return;
+    };
+    for inner in children(dir) {
+        collect(&inner, below, pids);
+    }
+}
+
+fn children(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Removes groups and those below them; what is gone is no error, what stays busy is left.
+pub(crate) fn remove(dirs: &[PathBuf]) {
+    for dir in dirs {
+        for round in 0..PATIENCE_ROUNDS {
+            match remove_one(dir, DEPTH_MAX) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    // Killed processes leave their groups a moment after they are reaped; any
+                    // other in there stays, and so does the group.
+                    if round > 0 && !processes(std::slice::from_ref(dir)).is_empty() {
+                        break;
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(PATIENCE_MS));
+                }
+                Ok(()) | Err(_) => break,
+            }
+        }
+    }
+}
+
+fn remove_one(dir: &Path, depth: usize) -> io::Result<()> {
+    match std::fs::remove_dir(dir) {
+        Ok(()) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if depth == 0 => return Err(error),
+        Err(_) => {}
+    }
+    for inner in children(dir) {
+        remove_one(&inner, depth.saturating_sub(1))?;
+    }
+    std::fs::remove_dir(dir)
+}
+
+/// Whether the processes in the groups are frozen.
+pub(crate) fn frozen(dirs: &[PathBuf]) -> bool {
+    if let Some(dir) = find(dirs, "freezer") {
+        return std::fs::read_to_string(dir.join("freezer.state"))
+            .is_ok_and(|text| text.trim() != "THAWED");
+    }
+    dirs.iter().any(|dir| {
+        std::fs::read_to_string(dir.join("cgroup.events"))
+            .is_ok_and(|text| text.lines().any(|line| line == "frozen 1"))
+    })
+}
+
+/// Lets a process go on that somebody froze in another version 1 group: it could not even die.
+pub(crate) fn thaw_process(pid: i32) {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let path = text.lines().find_map(|line| line.split_once(":freezer:"));
+    if let Some((_, path)) = path {
+        let dir = Path::new(ROOT)
+            .join("freezer")
+            .join(path.trim_start_matches('/'));
+        // The root group has no such file, and is never frozen.
+        let _root = File::options()
+            .write(true)
+            .open(dir.join("freezer.state"))
+            .and_then(|mut file| io::Write::write_all(&mut file, b"THAWED"));
+    }
+}
+
+/// Freezes the processes in the groups, or lets them go on.
+///
+/// # Errors
+///
+/// When there is no group that can be frozen, or it does not freeze in time.
+pub(crate) fn freeze(dirs: &[PathBuf], freeze: bool) -> Result<(), RunnerError> {
+    let unsupported = RunnerError::Unsupported("pause a container without a control group");
+    if let Some(dir) = find(dirs, "freezer") {
+        let path = dir.join("freezer.state");
+        let word = if freeze { "FROZEN" } else { "THAWED" };
+        for _ in 0..PATIENCE_ROUNDS {
+            std::fs::write(&path, word).at("write", &path)?;
+            let now = std::fs::read_to_string(&path).at("read", &path)?;
+            if now.trim() == word {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(PATIENCE_MS));
+        }
+        return Err(RunnerError::Unsupported("freeze the container in time"));
+    }
+    let path = dirs.first().map(|dir| dir.join("cgroup.freeze"));
+    let Some(path) = path.filter(|path| path.is_file()) else {
+        return Err(unsupported);
+    };
+    std::fs::write(&path, if freeze { "1" } else { "0" }).at("write", &path)?;
+    for _ in 0..PATIENCE_ROUNDS {
+        if frozen(dirs) == freeze {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(PATIENCE_MS));
+    }
+    Err(RunnerError::Unsupported("freeze the container in time"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_told_apart() {
+        let text = "3:cpu,cpuacct:/a\n2:name=systemd:/\n1:memory:/\n0::/user\n";
+        let split = Layout::parse(text, false, |dir| dir != "memory");
+        assert!(!split.is_unified());
+        let dirs: Vec<_> = split.split.iter().map(|m| m.dir.as_str()).collect();
+        assert_eq!(dirs, ["cpu,cpuacct", "systemd"]);
+        let places = split.places(Some("x/y"), "id").unwrap();
+        assert_eq!(places[0].0, Path::new("/sys/fs/cgroup/cpu,cpuacct/a/x/y"));
+        let unified = Layout::parse(text, true, |_| true);
+        let places = unified.places(None, "id").unwrap();
+        assert_eq!(places[0].0, Path::new("/sys/fs/cgroup/rrun-oci/id"));
+    }
+
+    #[test]
+    fn paths_are_absolute_relative_or_systemds() {
+        let cases = [
+            (Some("/a/b"), "a/b"),
+            (Some("b"), "own/b"),
+            (
+                Some("user-1.slice:rrun:x"),
+                "user.slice/user-1.slice/rrun-x.scope",
+            ),
+            (Some(":rrun:x"), "system.slice/rrun-x.scope"),
+            (None, "rrun-oci/id"),
+        ];
+        for (path, expected) in cases {
+            let made = group_path(path, "id", "/own").unwrap();
+            assert_eq!(made, Path::new(expected), "input {path:?}");
+        }
+        assert!(group_path(Some("/../x"), "id", "/").is_err());
+    }
+}
