@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::{Outcome, fixtures, tidy};
+use crate::{Outcome, fixtures, pjdfstest, tidy};
 
 /// Programs the tests use, and the Debian packages that bring them.
 const NEEDED: &[(&str, &str)] = &[
@@ -49,6 +49,7 @@ pub(crate) fn run(root: &Path) -> Outcome {
         // Also runs the doc tests.
         cargo(root, &["test", "--workspace", "--no-fail-fast"])?;
     }
+    pjdfstest::run(root)?;
     println!("ci: all passed in {} s", started.elapsed().as_secs());
     Ok(())
 }
@@ -102,7 +103,8 @@ pub(crate) fn has(program: &str) -> bool {
         .any(|dir| dir.join(program).is_file())
 }
 
-fn cargo(root: &Path, arguments: &[&str]) -> Outcome {
+/// Runs cargo, the one that runs us if there is one.
+pub(crate) fn cargo(root: &Path, arguments: &[&str]) -> Outcome {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     command(root, &cargo, arguments)
 }

@@ -7,6 +7,7 @@
 
 mod ci;
 mod fixtures;
+mod pjdfstest;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ Usage: cargo xtask TASK
   ci         everything continuous integration checks, in its order
   setup      install what the tests need (Debian, root), or say what is missing
   tidy       the house rules that compilers do not check
+  pjdfstest  the POSIX suite on rrun-overlayfs, against kernel overlayfs (root)
   fixtures   make the root file systems the tests use, in target/fixtures
 ";
 
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         "ci" => ci::run(&root),
         "setup" => ci::setup(&root),
         "tidy" => tidy::run(&root),
+        "pjdfstest" => pjdfstest::run(&root),
         "fixtures" => fixtures::run(&root),
         _ => {
             eprint!("{HELP}");
