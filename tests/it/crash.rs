@@ -3,26 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::support::{Home, for_all_users};
-
-/// The processes that have `text` in their command line.
-fn processes(text: &str) -> Vec<u32> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").unwrap() {
-        let name = entry.unwrap().file_name();
-        let Ok(pid) = name.to_string_lossy().parse() else {
-            continue;
-        };
-        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&words)
-            .replace('\0', " ")
-            .contains(text)
-        {
-            found.push(pid);
-        }
-    }
-    found
-}
+use crate::support::{Home, for_all_users, processes};
 
 fn kill9(pid: u32) {
     let status = std::process::Command::new("kill")

@@ -12,6 +12,7 @@ mod cli_args;
 mod crash;
 mod hostile;
 mod images;
+mod network;
 mod overlayfs;
 mod registry;
 mod run;

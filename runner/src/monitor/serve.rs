@@ -24,6 +24,10 @@ const BACKLOG_BYTES_MAX: usize = 1 << 20;
 const CLIENTS_MAX: usize = 64;
 /// How long a killed process may wait for a file system that does not answer.
 const SERVER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often the network helper is started again within [`NET_RESTARTS_IN`].
+const NET_RESTARTS_MAX: usize = 5;
+/// See there.
+const NET_RESTARTS_IN: Duration = Duration::from_secs(10);
 /// How long clients may take to read what is left after the end, in milliseconds.
 const CLIENT_DRAIN_MS: u32 = 2000;
 
@@ -40,6 +44,8 @@ struct Loop<'a> {
     /// Waiting for standard input or the terminal.
     input: VecDeque<u8>,
     input_ends: bool,
+    /// When the network helper was started again lately.
+    net_restarts: Vec<Instant>,
     kill_at: Option<Instant>,
     /// When a server is killed that keeps the dead from dying.
     kill_server_at: Option<Instant>,
@@ -65,6 +71,7 @@ pub(super) fn serve(running: &mut Running, options: MonitorOptions) -> Result<()
         clients: Vec::new(),
         input: VecDeque::new(),
         input_ends: false,
+        net_restarts: Vec::new(),
         kill_at: None,
         kill_server_at: None,
         running,
@@ -233,15 +240,32 @@ impl Loop<'_> {
         }
     }
 
-    /// The container goes on without its network, as when a cable is pulled.
+    /// Starts the network helper again, on the same ports. One that keeps dying is let go: the
+    /// container goes on without its network, as when a cable is pulled.
     fn net_died(&mut self) {
-        if let Some(net) = self.running.net.take() {
-            net.end();
-            "the network helper ended".clone_into(&mut self.running.state.error);
-            self.running.state.network = crate::net::NetState::default();
-            // Readers see the old state until the next one is written.
-            let _unwritten = state::write(&self.running.dir, &self.running.state);
+        let Some(net) = self.running.net.take() else {
+            return;
+        };
+        net.end();
+        let now = Instant::now();
+        self.net_restarts
+            .retain(|at| now.duration_since(*at) < NET_RESTARTS_IN);
+        self.net_restarts.push(now);
+        let running = &mut *self.running;
+        let again = if self.net_restarts.len() > NET_RESTARTS_MAX {
+            None
+        } else {
+            crate::net::start(&running.dir, &running.config, &running.init).ok()
+        };
+        match again {
+            Some((helper, network)) => (running.net, running.state.network) = (helper, network),
+            None => {
+                "the network helper ended".clone_into(&mut running.state.error);
+                running.state.network.ports.clear();
+            }
         }
+        // Readers see the old state until the next one is written.
+        let _unwritten = state::write(&running.dir, &running.state);
     }
 
     fn signalled(&mut self) {

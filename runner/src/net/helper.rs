@@ -7,11 +7,12 @@ use std::path::Path;
 use rustix::process::Signal;
 
 use super::bridge;
-use super::config::{NetState, UplinkChoice};
+use super::config::{Mac, NetState, UplinkChoice};
 use super::inside::{Inside, within};
 use super::listen::{self, Listener};
 use super::poll::{Kind, Poller};
 use super::proxy::Proxy;
+use super::stack::Stack;
 use super::uplink::{self, Place, Programs, Uplink};
 use crate::channel::{self, Message};
 use crate::config::ContainerConfig;
@@ -54,11 +55,23 @@ fn run(
     line: &OwnedFd,
     (init, netns): (&OwnedFd, OwnedFd),
 ) -> Result<(), Failure> {
-    let listeners = listen::all(dir, config, &[])?;
+    // Where a helper died under a running container, the next one goes on.
+    let before = crate::state::read_claim(dir).unwrap_or_default();
+    let before = if before.status == crate::Status::Created {
+        NetState::default()
+    } else {
+        before.network
+    };
+    let listeners = listen::all(dir, config, &before.ports)?;
     let mut state = NetState::default();
+    let plugged_in = before.uplink == UplinkChoice::Bridge.word();
     let root = !config.has_user_namespace();
     if root && matches!(config.net.uplink, UplinkChoice::Auto | UplinkChoice::Bridge) {
-        plug_in(dir, config, &netns, &mut state)?;
+        if plugged_in {
+            state = before;
+        } else {
+            plug_in(dir, config, &netns, &mut state)?;
+        }
         if listeners.is_empty() {
             return channel::send(line.as_fd(), &Message::Network(Box::new(state)), &[])
                 .step("speak to the monitor");
@@ -128,29 +141,23 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    fn live(self) -> Result<(), Failure> {
+    fn live(mut self) -> Result<(), Failure> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .step("ask to die with the monitor")?;
         let poller = Poller::new().step("wait for events")?;
         poller
             .add(self.line, Kind::Line, 0)
             .step("watch the monitor")?;
-        let mut state = self.state;
+        let mut state = std::mem::take(&mut self.state);
         let mut uplink = None;
         if state.uplink.is_empty() {
-            uplink = connect(
-                self.dir,
-                self.config,
-                self.programs,
-                &self.netns,
-                &mut state,
-            )?;
+            uplink = self.connect(&poller, &mut state)?;
         }
-        if let Some(uplink) = &uplink {
-            poller
-                .add(&uplink.pidfd, Kind::Child, 0)
-                .step("watch the uplink")?;
+        match &uplink {
+            Some(Way::Program(program)) => poller.add(&program.pidfd, Kind::Child, 0),
+            Some(Way::Builtin(_)) | None => Ok(()),
         }
+        .step("watch the uplink")?;
         state.ports = self.listeners.iter().map(|one| one.port.clone()).collect();
         let target = state.address.unwrap_or(std::net::Ipv4Addr::LOCALHOST);
         let mut proxy = None;
@@ -165,116 +172,132 @@ impl Life<'_> {
     }
 }
 
+/// What carries a container's packets to the outside.
+#[derive(Debug)]
+enum Way {
+    /// A program.
+    Program(Uplink),
+    /// Our own stack.
+    Builtin(Box<Stack>),
+}
+
 /// Carries until the monitor is gone.
 fn carry(
     poller: &Poller,
     mut proxy: Option<Proxy>,
-    mut uplink: Option<Uplink>,
+    mut uplink: Option<Way>,
 ) -> Result<(), Failure> {
     let mut events = Vec::new();
     loop {
-        let timeout_ms = proxy.as_ref().and_then(Proxy::timeout_ms);
+        let mut timeout_ms = proxy.as_ref().and_then(Proxy::timeout_ms);
+        if let Some(Way::Builtin(stack)) = &mut uplink {
+            timeout_ms = [timeout_ms, stack.timeout_ms()].into_iter().flatten().min();
+        }
         poller
             .wait(timeout_ms, &mut events)
             .step("wait for events")?;
         for event in &events {
-            match (event.kind, &mut proxy) {
+            match (event.kind, &mut proxy, &mut uplink) {
                 // The monitor says nothing any more; this is its end.
-                (Kind::Line, _) => return Ok(()),
-                (Kind::Child, _) => {
-                    if let Some(uplink) = uplink.take() {
-                        return Err(Failure::setup(format!("the uplink {}", uplink.reap())));
-                    }
+                (Kind::Line, _, _) => return Ok(()),
+                (Kind::Child, _, Some(Way::Program(program))) => {
+                    let text = format!("the uplink {}", program.reap());
+                    return Err(Failure::setup(text));
                 }
-                (Kind::Listener, Some(proxy)) => proxy.listener(event.index, poller),
-                (Kind::Stream, Some(proxy)) => proxy.stream(event.index, poller),
-                (Kind::Session, Some(proxy)) => proxy.session(event.index),
-                (_, None) | (Kind::Interface | Kind::Flow | Kind::Datagram, Some(_)) => {}
+                (Kind::Listener, Some(proxy), _) => proxy.listener(event.index, poller),
+                (Kind::Stream, Some(proxy), _) => proxy.stream(event.index, poller),
+                (Kind::Session, Some(proxy), _) => proxy.session(event.index),
+                (Kind::Interface, _, Some(Way::Builtin(stack))) => stack.receive(poller),
+                (Kind::Flow, _, Some(Way::Builtin(stack))) => stack.flow(event.index),
+                (Kind::Datagram, _, Some(Way::Builtin(stack))) => stack.datagram(event.index),
+                _ => {}
             }
         }
         if let Some(proxy) = &mut proxy {
             proxy.tick(poller);
         }
+        if let Some(Way::Builtin(stack)) = &mut uplink {
+            stack.tick(poller);
+        }
     }
 }
 
-/// Makes the uplink that was asked for, or the first that works.
-fn connect(
-    dir: &Path,
-    config: &ContainerConfig,
-    programs: &Programs,
-    netns: &OwnedFd,
-    state: &mut NetState,
-) -> Result<Option<Uplink>, Failure> {
-    let asked = config.net.uplink;
-    if asked == UplinkChoice::Auto && !config.has_user_namespace() {
-        // Root's way was tried before.
-        return Ok(None);
-    }
-    let order = if asked == UplinkChoice::Auto {
-        programs.order()
-    } else {
-        vec![asked]
-    };
-    let mut refused = Vec::new();
-    if order.iter().any(|choice| *choice != UplinkChoice::Builtin) {
-        show(netns, &dir.join(NETNS_FILE)).step("show the uplink the network namespace")?;
-    }
-    for choice in order {
-        match connect_by(choice, dir, config, programs) {
-            Ok(uplink) => {
-                choice.word().clone_into(&mut state.uplink);
-                state.address = Some(uplink::ADDRESS);
-                state.prefix_bits = uplink::PREFIX_BITS;
-                state.gateway = Some(uplink::GATEWAY);
-                state.mac = config.net.mac;
-                return Ok(uplink);
-            }
-            Err(text) => refused.push(format!("{}: {text}", choice.word())),
+impl Life<'_> {
+    /// Makes the uplink that was asked for, or the first that works.
+    fn connect(&self, poller: &Poller, state: &mut NetState) -> Result<Option<Way>, Failure> {
+        let asked = self.config.net.uplink;
+        let root = !self.config.has_user_namespace();
+        let order = match asked {
+            // Root's way was tried before.
+            UplinkChoice::Auto if root => return Ok(None),
+            UplinkChoice::Auto => self.programs.order(),
+            UplinkChoice::Bridge
+            | UplinkChoice::Pasta
+            | UplinkChoice::Slirp4netns
+            | UplinkChoice::Builtin => vec![asked],
+        };
+        if order.iter().any(|choice| *choice != UplinkChoice::Builtin) {
+            show(&self.netns, &self.dir.join(NETNS_FILE))
+                .step("show the uplink the network namespace")?;
         }
+        // All containers behind such an uplink have one address; so they have one of these too.
+        let mac = self.config.net.mac.unwrap_or(DEFAULT_MAC);
+        let mut refused = Vec::new();
+        for choice in order {
+            match self.connect_by(choice, mac, poller) {
+                Ok(uplink) => {
+                    choice.word().clone_into(&mut state.uplink);
+                    state.address = Some(uplink::ADDRESS);
+                    state.prefix_bits = uplink::PREFIX_BITS;
+                    state.gateway = Some(uplink::GATEWAY);
+                    state.mac = Some(mac);
+                    return Ok(Some(uplink));
+                }
+                Err(text) => refused.push(format!("{}: {text}", choice.word())),
+            }
+        }
+        let refused = refused.join("; ");
+        let text = format!("the container has no way to the outside: {refused}");
+        if asked == UplinkChoice::Auto {
+            state.warnings.push(text);
+            return Ok(None);
+        }
+        Err(Failure::setup(text))
     }
-    let text = format!(
-        "the container has no way to the outside: {}",
-        refused.join("; ")
-    );
-    if asked == UplinkChoice::Auto {
-        state.warnings.push(text);
-        return Ok(None);
+
+    fn connect_by(&self, choice: UplinkChoice, mac: Mac, poller: &Poller) -> Result<Way, String> {
+        let missing = || "not installed".to_owned();
+        let (program, start): (_, Starter) = match choice {
+            UplinkChoice::Pasta => {
+                let program = self.programs.pasta.as_deref();
+                (program.ok_or_else(missing)?, uplink::pasta)
+            }
+            UplinkChoice::Slirp4netns => {
+                let program = self.programs.slirp4netns.as_deref();
+                (program.ok_or_else(missing)?, uplink::slirp4netns)
+            }
+            UplinkChoice::Builtin => {
+                let made = within(&self.netns, || Stack::make_interface(mac));
+                let fd = made.map_err(|error| format!("could not use /dev/net/tun: {error}"))?;
+                let stack = Stack::new(fd, poller).map_err(|error| error.to_string())?;
+                return Ok(Way::Builtin(Box::new(stack)));
+            }
+            UplinkChoice::Auto | UplinkChoice::Bridge => return Err("is root's alone".to_owned()),
+        };
+        let place = Place {
+            netns: &self.dir.join(NETNS_FILE),
+            dir: self.dir,
+            mac,
+        };
+        start(program, &place).map(Way::Program)
     }
-    Err(Failure::setup(text))
 }
 
 /// Starts a program that is an uplink.
 type Starter = fn(&Path, &Place<'_>) -> Result<Uplink, String>;
 
-fn connect_by(
-    choice: UplinkChoice,
-    dir: &Path,
-    config: &ContainerConfig,
-    programs: &Programs,
-) -> Result<Option<Uplink>, String> {
-    let missing = || "not installed".to_owned();
-    let (program, start): (_, Starter) = match choice {
-        UplinkChoice::Pasta => (
-            programs.pasta.as_deref().ok_or_else(missing)?,
-            uplink::pasta,
-        ),
-        UplinkChoice::Slirp4netns => {
-            let program = programs.slirp4netns.as_deref().ok_or_else(missing)?;
-            (program, uplink::slirp4netns)
-        }
-        UplinkChoice::Auto | UplinkChoice::Bridge | UplinkChoice::Builtin => {
-            return Err("not available".to_owned());
-        }
-    };
-    let file = dir.join(NETNS_FILE);
-    let place = Place {
-        netns: &file,
-        dir,
-        mac: config.net.mac,
-    };
-    start(program, &place).map(Some)
-}
+/// The hardware address of a container whose address is [`uplink::ADDRESS`].
+const DEFAULT_MAC: Mac = Mac([0x02, 0x42, 10, 0, 2, 100]);
 
 /// Mounts a namespace on a file, where only this process and its children see it.
 fn show(netns: &OwnedFd, file: &Path) -> std::io::Result<()> {

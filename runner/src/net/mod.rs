@@ -20,6 +20,7 @@ mod nat;
 mod netlink;
 mod poll;
 mod proxy;
+mod stack;
 mod uplink;
 
 use std::fs::File;

@@ -78,8 +78,8 @@ pub(crate) struct Place<'a> {
     pub(crate) netns: &'a Path,
     /// The container directory.
     pub(crate) dir: &'a Path,
-    /// The hardware address asked for.
-    pub(crate) mac: Option<Mac>,
+    /// The container's hardware address.
+    pub(crate) mac: Mac,
 }
 
 /// Starts `pasta`, which goes to the background when the container has its interface.
@@ -123,9 +123,7 @@ pub(crate) fn pasta(program: &Path, place: &Place<'_>) -> Result<Uplink, String>
             "none",
         ],
     );
-    if let Some(mac) = place.mac {
-        argv.extend(["--ns-mac-addr".into(), mac.to_string().into()]);
-    }
+    argv.extend(["--ns-mac-addr".into(), place.mac.to_string().into()]);
     argv.extend(["--pid".into(), pid_file.clone().into()]);
     argv.extend(["--netns".into(), place.netns.into()]);
     let started = Started::new(&argv, None, place)?;
@@ -165,9 +163,7 @@ pub(crate) fn slirp4netns(program: &Path, place: &Place<'_>) -> Result<Uplink, S
             "path",
         ],
     );
-    if let Some(mac) = place.mac {
-        argv.push(format!("--macaddress={mac}").into());
-    }
+    argv.push(format!("--macaddress={}", place.mac).into());
     argv.extend([place.netns.into(), INTERFACE.into()]);
     let (ready, far) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| error.to_string())?;
     let started = Started::new(&argv, Some(&far), place)?;

@@ -10,6 +10,8 @@ use std::ptr;
 
 use rustix::process::Pid;
 
+pub(crate) mod net;
+
 /// `CLONE_NEW*` bits; see `clone(2)`.
 pub(crate) const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// See `mount_namespaces(7)`.

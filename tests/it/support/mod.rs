@@ -200,6 +200,25 @@ pub(crate) fn has(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
+/// The processes that have `text` in their command line.
+pub(crate) fn processes(text: &str) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap() {
+        let name = entry.unwrap().file_name();
+        let Ok(pid) = name.to_string_lossy().parse() else {
+            continue;
+        };
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&words)
+            .replace('\0', " ")
+            .contains(text)
+        {
+            found.push(pid);
+        }
+    }
+    found
+}
+
 /// Says why a test is not run here.
 pub(crate) fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");

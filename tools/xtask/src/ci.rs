@@ -81,10 +81,12 @@ pub(crate) fn setup(root: &Path) -> Outcome {
     device(root)
 }
 
-/// Distributions give every user /dev/fuse; some minimal machines have it for root only.
+/// Distributions give every user these; some minimal machines have them for root only.
 fn device(root: &Path) -> Outcome {
-    if is_root() && Path::new("/dev/fuse").metadata().is_ok() {
-        return command(root, "chmod", &["0666", "/dev/fuse"]);
+    for path in ["/dev/fuse", "/dev/net/tun"] {
+        if is_root() && Path::new(path).metadata().is_ok() {
+            command(root, "chmod", &["0666", path])?;
+        }
     }
     Ok(())
 }
