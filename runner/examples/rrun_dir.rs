@@ -14,7 +14,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let result = match args.as_slice() {
         [command, dir] if command == "__monitor" => {
-            monitor::run(Path::new(dir), monitor::MonitorOptions::default()).map(|()| 0)
+            monitor::run(Path::new(dir), &monitor::MonitorOptions::default()).map(|()| 0)
         }
         [command] if command == "__ids" => monitor::supervise().map(|()| 0),
         [command, flags, dir, argv @ ..] if command == "exec" => {

@@ -141,6 +141,33 @@ fn make_split(config: &ContainerConfig, groups: &mut Groups) {
     }
 }
 
+/// Writes limits to groups that exist; what could not be honoured.
+pub(crate) fn update(limits: &Limits, groups: &[PathBuf]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut files: Vec<(&str, String)> = unified_limits(limits);
+    files.extend(
+        split_limits(limits)
+            .into_iter()
+            .map(|(_, file, value)| (file, value)),
+    );
+    let mut enforced = Vec::new();
+    for (file, value) in &files {
+        let paths = groups.iter().map(|group| group.join(file));
+        for path in paths.filter(|path| path.try_exists().unwrap_or(false)) {
+            match std::fs::write(&path, value) {
+                Ok(()) => enforced.push(*file),
+                Err(error) => warnings.push(unenforced(&format!("{file}: {error}"))),
+            }
+        }
+    }
+    if limits.any() && enforced.is_empty() && warnings.is_empty() {
+        warnings.push(unenforced(
+            "the container has no control group; it will from its next start",
+        ));
+    }
+    warnings
+}
+
 fn unenforced(why: &str) -> String {
     format!("a resource limit is not enforced ({why})")
 }
@@ -242,7 +269,9 @@ pub(crate) fn freeze(dir: &Path, freeze: bool) -> Result<(), RunnerError> {
         (Status::Running, true) | (Status::Paused, false) => {}
         (Status::Paused, true) => return Err(already(&id, "already paused")),
         (Status::Running, false) => return Err(already(&id, "not paused")),
-        (Status::Created | Status::Exited, _) => return Err(RunnerError::NotRunning(id)),
+        (Status::Created | Status::Exited | Status::Restarting, _) => {
+            return Err(RunnerError::NotRunning(id));
+        }
     }
     if freeze
         && !state

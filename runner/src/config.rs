@@ -78,6 +78,12 @@ pub struct ContainerConfig {
     pub labels: BTreeMap<String, String>,
     /// Whether the container directory goes when the container ends.
     pub auto_remove: bool,
+    /// Whether the container is started again when it ends.
+    pub restart: RestartPolicy,
+    /// How to find out whether it is well.
+    pub health: Option<HealthCheck>,
+    /// How its output is kept.
+    pub log: LogConfig,
     /// The command that runs the id supervisor in squash mode.
     pub ids_argv: Vec<OsString>,
     /// Whatever else the caller keeps with a container; not read here.
@@ -117,6 +123,9 @@ impl Default for ContainerConfig {
             stop_timeout_s: 10,
             labels: BTreeMap::new(),
             auto_remove: false,
+            restart: RestartPolicy::default(),
+            health: None,
+            log: LogConfig::default(),
             ids_argv: Vec::new(),
             extra: BTreeMap::new(),
         }
@@ -206,6 +215,70 @@ pub enum Seccomp {
     Unconfined,
 }
 
+/// What happens when a container ends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RestartPolicy {
+    /// `no`, `on-failure`, `always` or `unless-stopped`.
+    pub name: String,
+    /// Starts after failures with `on-failure`; 0 is no bound.
+    pub retries_max: u32,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self {
+            name: "no".to_owned(),
+            retries_max: 0,
+        }
+    }
+}
+
+/// A command that is run in a container now and then to tell whether it is well.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HealthCheck {
+    /// Command and arguments, run in the container.
+    pub argv: Vec<String>,
+    /// Time between checks.
+    pub interval_ms: u64,
+    /// Longest time of a check.
+    pub timeout_ms: u64,
+    /// Time after the start in which failures do not count.
+    pub start_period_ms: u64,
+    /// Time between checks in that time.
+    pub start_interval_ms: u64,
+    /// Failures in a row that make the container unhealthy.
+    pub retries: u32,
+    /// The program that runs the command in the container, whose directory is its last argument.
+    pub probe_argv: Vec<OsString>,
+}
+
+/// Where a container's output goes besides its clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogDriver {
+    /// Lines of JSON, as Docker writes them.
+    #[default]
+    JsonFile,
+    /// Plain lines with time, stream and a mark of partial lines, as the CRI has them.
+    K8sFile,
+    /// Nowhere.
+    None,
+}
+
+/// How output is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogConfig {
+    /// In what form.
+    pub driver: LogDriver,
+    /// Size at which a file is put aside; `None` is never.
+    pub size_max_bytes: Option<u64>,
+    /// Files kept, the current one included; 0 and 1 keep only that.
+    pub files_max: u32,
+}
+
 /// A resource limit; see `getrlimit(2)`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {
@@ -267,6 +340,12 @@ impl ContainerConfig {
             reason: error.to_string(),
         })?;
         crate::files::write_atomic(dir, "config.json", &bytes)
+    }
+
+    /// The signal that asks the process to end, when one was named that exists.
+    #[must_use]
+    pub fn stop_signal_number(&self) -> Option<i32> {
+        crate::signals::parse(&self.stop_signal)
     }
 
     /// Whether the container has a user namespace of its own.

@@ -81,12 +81,20 @@ fn kill_server(state: &State) {
     }
 }
 
-/// Sends a signal to the container's first process.
+/// Signals by which users end containers, besides each one's own.
+const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGKILL, libc::SIGTERM];
+
+/// Sends a signal to the container's first process. One that is meant to end it also keeps its
+/// restart policy from starting it again.
 ///
 /// # Errors
 ///
 /// When it does not run.
 pub fn kill(dir: &Path, signal: i32) -> Result<(), RunnerError> {
+    let own = || ContainerConfig::load(dir).ok()?.stop_signal_number();
+    if ENDING.contains(&signal) || own() == Some(signal) {
+        crate::monitor::mark_stopped(dir);
+    }
     let state = state::read(dir)?;
     let not_running = || RunnerError::NotRunning(id_of(dir));
     if !matches!(state.status, Status::Running | Status::Paused) {
@@ -112,7 +120,18 @@ pub fn kill(dir: &Path, signal: i32) -> Result<(), RunnerError> {
 /// When it still runs at the end.
 pub fn stop(dir: &Path, timeout: Duration) -> Result<(), RunnerError> {
     let config = ContainerConfig::load(dir)?;
-    let signal = crate::signals::parse(&config.stop_signal).unwrap_or(libc::SIGTERM);
+    let signal = config.stop_signal_number().unwrap_or(libc::SIGTERM);
+    crate::monitor::mark_stopped(dir);
+    let claim = state::read_claim(dir)?;
+    if claim.status == Status::Restarting
+        && let Some((_, monitor)) = state::open_process(claim.monitor_pid, claim.monitor_start)
+    {
+        // Between two runs there is only the monitor; during one it passes the signal on.
+        let _ended = sys::pidfd_signal(monitor.as_fd(), libc::SIGTERM);
+        if wait_end(dir, Some(GRACE))? {
+            return Ok(());
+        }
+    }
     let ended = |error: RunnerError| {
         if matches!(error, RunnerError::NotRunning(_)) {
             Ok(())
@@ -172,7 +191,10 @@ fn wait_end(dir: &Path, timeout: Option<Duration>) -> Result<bool, RunnerError> 
 /// When it runs, or its files cannot be removed.
 pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
     let state = state::read(dir)?;
-    if matches!(state.status, Status::Running | Status::Paused) {
+    if matches!(
+        state.status,
+        Status::Running | Status::Paused | Status::Restarting
+    ) {
         if !force {
             return Err(RunnerError::Running(id_of(dir)));
         }
@@ -221,8 +243,7 @@ fn end_starting(dir: &Path) -> Result<(), RunnerError> {
 pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
     let claim = state::read_claim(dir)?;
     let truth = state::read(dir)?;
-    let dead =
-        truth.status == Status::Exited && matches!(claim.status, Status::Running | Status::Paused);
+    let dead = truth.status == Status::Exited && claim.status != Status::Exited;
     if !dead {
         return Ok(());
     }
@@ -309,6 +330,19 @@ pub fn pause(dir: &Path) -> Result<(), RunnerError> {
 /// As [`pause`].
 pub fn unpause(dir: &Path) -> Result<(), RunnerError> {
     crate::cgroup::freeze(dir, false)
+}
+
+/// Brings the limits of a running container in line with its configuration; what could not be.
+///
+/// # Errors
+///
+/// When its configuration or state cannot be read.
+pub fn update_limits(dir: &Path) -> Result<Vec<String>, RunnerError> {
+    let (config, state) = (ContainerConfig::load(dir)?, state::read(dir)?);
+    if !matches!(state.status, Status::Running | Status::Paused) {
+        return Ok(Vec::new());
+    }
+    Ok(crate::cgroup::update(&config.limits, &state.cgroups))
 }
 
 /// Host ids of the processes in the container, the first one first.

@@ -34,18 +34,20 @@ mod sys;
 mod terminal;
 pub mod time;
 mod tree;
+pub mod userns;
 mod users;
 
 pub use caps::{CapSet, UnknownCapability};
 pub use config::{
-    ContainerConfig, IdMap, Limits, Mount, MountKind, Network, Rlimit, Root, Seccomp,
+    ContainerConfig, HealthCheck, IdMap, Limits, LogConfig, LogDriver, Mount, MountKind, Network,
+    RestartPolicy, Rlimit, Root, Seccomp,
 };
 pub use container::Container;
 pub use error::{Failure, FailureClass, RunnerError};
-pub use log::{Record, Stream};
+pub use log::{LOG_FILE, Record, Stream};
 pub use monitor::{StartOptions, start};
 pub use plan::{Exact, HostFacts, Place, Plan, ProcessSpec, RootSource, Step, environment};
 pub use signals::parse as parse_signal;
-pub use state::{State, Status, monitor_alive, read as read_state};
+pub use state::{Health, Probe, State, Status, monitor_alive, read as read_state};
 pub use terminal::size as terminal_size;
 pub use users::{Identity, resolve as resolve_user};

@@ -27,6 +27,8 @@ pub enum Status {
     Running,
     /// Its process is frozen.
     Paused,
+    /// Its process ended and its monitor waits to start it again.
+    Restarting,
     /// Its process ended.
     Exited,
 }
@@ -63,8 +65,41 @@ pub struct State {
     pub error: String,
     /// What its network is.
     pub network: crate::net::NetState,
+    /// Times the monitor started it again since it was started by hand.
+    pub restart_count: u32,
+    /// What its checks said; `None` without checks.
+    pub health: Option<Health>,
     /// Its control groups, as directories; for `stats`, `pause` and clean-up.
     pub cgroups: Vec<std::path::PathBuf>,
+}
+
+/// Checks kept in a state. Source: Docker.
+pub(crate) const PROBES_MAX: usize = 5;
+
+/// What a container's health checks said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// `starting`, `healthy` or `unhealthy`.
+    pub status: String,
+    /// Failures in a row.
+    pub failing_streak: u32,
+    /// The last checks, oldest first.
+    pub log: Vec<Probe>,
+}
+
+/// One health check.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Probe {
+    /// RFC 3339.
+    pub start: String,
+    /// RFC 3339.
+    pub end: String,
+    /// -1 when it took too long.
+    pub exit_code: i32,
+    /// What it printed, cut short.
+    pub output: String,
 }
 
 /// Reads the state of a container directory and corrects it by what is true now. Takes no lock.
@@ -74,11 +109,19 @@ pub struct State {
 /// When the directory does not exist or its state is not readable.
 pub fn read(dir: &Path) -> Result<State, RunnerError> {
     let mut state = read_claim(dir)?;
-    let claims_life = matches!(state.status, Status::Running | Status::Paused);
+    let lives = |status| {
+        matches!(
+            status,
+            Status::Running | Status::Paused | Status::Restarting
+        )
+    };
+    let claims_life = lives(state.status);
     if claims_life && !(monitor_alive(dir)? && state.boot_id == boot_id()) {
         // The monitor may have written the end between our two looks.
         state = read_claim(dir)?;
-        if matches!(state.status, Status::Running | Status::Paused) {
+        if state.status == Status::Restarting {
+            state.status = Status::Exited;
+        } else if lives(state.status) {
             state.status = Status::Exited;
             state.exit_code = 137;
             "the monitor ended before the container".clone_into(&mut state.error);

@@ -19,3 +19,4 @@ mod run;
 mod squash;
 mod terminal;
 mod truth;
+mod walk;

@@ -17,6 +17,8 @@ pub(crate) struct Environment {
     pub(crate) auth_files: Vec<PathBuf>,
     /// `registries.conf` files, first found wins.
     pub(crate) registries_files: Vec<PathBuf>,
+    /// The client's own settings.
+    pub(crate) client_config: Option<PathBuf>,
     /// Effective user.
     pub(crate) uid: u32,
     /// Its name; empty when it has none.
@@ -127,6 +129,7 @@ impl Environment {
         let docker_config = config
             .or_else(|| non_empty("DOCKER_CONFIG"))
             .or_else(|| home.as_ref().map(|home| home.join(".docker")));
+        let client_config = docker_config.map(|dir| dir.join("config.json"));
         let auth_files = match non_empty("REGISTRY_AUTH_FILE") {
             Some(file) => vec![file],
             None => [
@@ -134,7 +137,7 @@ impl Environment {
                 config_dir
                     .as_ref()
                     .map(|dir| dir.join("containers/auth.json")),
-                docker_config.map(|dir| dir.join("config.json")),
+                client_config.clone(),
             ]
             .into_iter()
             .flatten()
@@ -155,6 +158,7 @@ impl Environment {
             runtime_dir,
             auth_files,
             registries_files,
+            client_config,
             user_name: user_name(uid),
             is_real_root: is_real_root(),
             has_map_helpers: ["newuidmap", "newgidmap"]
@@ -172,6 +176,15 @@ impl Environment {
     /// Where containers are.
     pub(crate) fn containers(&self) -> PathBuf {
         self.data_dir.join("containers")
+    }
+
+    /// A text of the client's settings, such as `psFormat`.
+    pub(crate) fn client_setting(&self, key: &str) -> Option<String> {
+        let text = std::fs::read(self.client_config.as_ref()?).ok()?;
+        // Credentials in the same file have their own reader, which tells what is wrong with it.
+        let settings: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        let setting = settings.get(key)?.as_str()?;
+        (!setting.is_empty()).then(|| setting.to_owned())
     }
 
     /// The value of one variable, for `-e KEY`.

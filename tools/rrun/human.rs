@@ -14,6 +14,18 @@ pub(crate) fn size_with_precision(bytes: u64, precision: usize) -> String {
     format!("{}{}", significant(scaled, precision), UNITS[unit])
 }
 
+/// 1024-based units, four significant digits. Source: go-units `BytesSize`.
+pub(crate) fn binary_size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = 0;
+    let mut scaled = as_f64(bytes);
+    while scaled >= 1024.0 && unit + 1 < UNITS.len() {
+        scaled /= 1024.0;
+        unit += 1;
+    }
+    format!("{}{}", significant(scaled, 4), UNITS[unit])
+}
+
 /// A size as `images` prints it.
 pub(crate) fn size(bytes: u64) -> String {
     size_with_precision(bytes, 3)
@@ -160,6 +172,8 @@ mod tests {
     fn long_text_ends_in_an_ellipsis() {
         assert_eq!(ellipsis("abc", 3), "abc");
         assert_eq!(ellipsis("abcd", 3), "ab\u{2026}");
+        assert_eq!(binary_size(1536), "1.5KiB");
+        assert_eq!(binary_size(25_274_875_904), "23.54GiB");
         assert_eq!(parse_bytes("64m"), Some(64 << 20));
         assert_eq!(parse_bytes("x"), None);
     }

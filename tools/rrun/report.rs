@@ -14,10 +14,13 @@ use serde_json::Value;
 use crate::failure::Failure;
 use crate::human;
 use crate::table;
-use crate::template::Template;
+use crate::template::{Data, Missing, Template};
 
 /// One column of a table: the field it shows and its title.
 pub(crate) type Column = (&'static str, &'static str);
+
+/// What Go calls the rows of a list.
+const ROW: Missing = Missing::Typed("*formatter.Context");
 
 /// What the user asked lists to look like.
 #[derive(Debug, Clone)]
@@ -38,10 +41,16 @@ impl Format {
         Ok(match text {
             None | Some("" | "table") => Self::Table,
             Some("json") => Self::Json,
-            Some(text) => match text.strip_prefix("table ") {
-                Some(rest) => Self::TableOf(Template::parse(rest)?),
-                None => Self::Text(Template::parse(text)?),
-            },
+            Some(text) => {
+                let template = |text: &str| {
+                    let text = text.trim_matches(' ');
+                    Template::parse(&text.replace("\\t", "\t").replace("\\n", "\n"))
+                };
+                match text.strip_prefix("table") {
+                    Some(rest) => Self::TableOf(template(rest)?),
+                    None => Self::Text(template(text)?),
+                }
+            }
         })
     }
 }
@@ -64,6 +73,18 @@ pub(crate) fn bytes_out(bytes: &[u8]) -> Result<(), Failure> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(Failure::of("could not write to standard output", &error)),
     }
+}
+
+/// Whether nobody reads standard output any more: what prints for ever must end then.
+pub(crate) fn output_closed() -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let stdout = std::io::stdout();
+    let mut fds = [PollFd::new(&stdout, PollFlags::empty())];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::ERR)
 }
 
 /// A line on standard error.
@@ -98,26 +119,54 @@ pub(crate) fn failure(failure: &Failure) {
     }
 }
 
+/// Titles of fields that no table shows unless asked to.
+const TITLES: [Column; 24] = [
+    ("Availability", "AVAILABILITY"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedSince", "CREATED"),
+    ("Containers", "CONTAINERS"),
+    ("Digest", "DIGEST"),
+    ("Driver", "DRIVER"),
+    ("Group", "GROUP"),
+    ("HealthStatus", "HEALTH"),
+    ("ID", "ID"),
+    ("Labels", "LABELS"),
+    ("Links", "LINKS"),
+    ("LocalVolumes", "LOCAL VOLUMES"),
+    ("Mountpoint", "MOUNTPOINT"),
+    ("Mounts", "MOUNTS"),
+    ("Name", "NAME"),
+    ("Networks", "NETWORKS"),
+    ("Platform", "PLATFORM"),
+    ("Repository", "REPOSITORY"),
+    ("Scope", "SCOPE"),
+    ("SharedSize", "SHARED SIZE"),
+    ("Size", "SIZE"),
+    ("State", "STATE"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "SIZE"),
+];
+
 /// Prints a list.
 pub(crate) fn list(format: &Format, columns: &[Column], rows: &[Value]) -> Result<(), Failure> {
     match format {
         Format::Json => {
             for row in rows {
-                line(&row.to_string())?;
+                line(&Data::typed(row).json().to_string())?;
             }
             Ok(())
         }
         Format::Text(template) => {
             for row in rows {
-                line(&template.render(row)?)?;
+                line(&template.render(row, ROW)?)?;
             }
             Ok(())
         }
         Format::TableOf(template) => {
-            let title = |field: &str| title_of(columns, field);
-            let mut cells = vec![split(&template.header(&title))];
+            let all = [columns, &TITLES].concat();
+            let mut cells = vec![split(&template.header(&all, ROW)?)];
             for row in rows {
-                cells.push(split(&template.render(row)?));
+                cells.push(split(&template.render(row, ROW)?));
             }
             text_out(&table::columns(&cells))
         }
@@ -140,13 +189,6 @@ fn split(text: &str) -> Vec<String> {
     text.split('\t').map(ToOwned::to_owned).collect()
 }
 
-fn title_of(columns: &[Column], field: &str) -> String {
-    columns
-        .iter()
-        .find(|(name, _)| *name == field)
-        .map_or_else(|| field.to_uppercase(), |(_, title)| (*title).to_owned())
-}
-
 fn cell(row: &Value, field: &str) -> String {
     match row.get(field) {
         Some(Value::String(text)) => text.clone(),
@@ -157,16 +199,17 @@ fn cell(row: &Value, field: &str) -> String {
 
 /// Prints objects as `inspect` does: a JSON array, or a template per object.
 pub(crate) fn objects(format: Option<&str>, objects: &[Value]) -> Result<(), Failure> {
+    let shown = || -> Value { objects.iter().map(|one| Data::typed(one).json()).collect() };
     match format {
-        None | Some("" | "json") if format != Some("json") => {
-            let text = serde_json::to_string_pretty(objects)?;
+        None | Some("") => {
+            let text = serde_json::to_string_pretty(&shown())?;
             line(&four_spaces(&text))
         }
-        Some("json") | None => line(&Value::Array(objects.to_vec()).to_string()),
+        Some("json") => line(&shown().to_string()),
         Some(text) => {
             let template = Template::parse(text)?;
             for object in objects {
-                line(&template.render(object)?)?;
+                line(&template.render(object, Missing::Raw)?)?;
             }
             Ok(())
         }

@@ -44,7 +44,7 @@ pub(super) struct Running {
     pub(super) signals: OwnedFd,
     pub(super) warnings: Vec<String>,
     /// Held for life: tells everybody that the monitor lives.
-    pub(super) _lock: File,
+    pub(super) lock: File,
 }
 
 /// Near and far sides of the standard streams.
@@ -64,13 +64,48 @@ pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError>
     };
     let lock =
         state::take_lock(dir)?.ok_or_else(|| RunnerError::Running(crate::container::id_of(dir)))?;
+    begin(dir, &options, attached, lock)
+}
+
+/// Starts a container that ended once more, with nobody attached.
+pub(super) fn again(ended: Running) -> Result<Running, RunnerError> {
+    let Running {
+        dir, state, lock, ..
+    } = ended;
+    let count = state.restart_count;
+    match begin(&dir, &StartOptions::default(), None, lock) {
+        Ok(mut running) => {
+            running.state.restart_count = count;
+            state::write(&dir, &running.state)?;
+            Ok(running)
+        }
+        Err(error) => {
+            let failed = State {
+                status: Status::Exited,
+                exit_code: error.exit_code(),
+                error: error.to_string(),
+                ..state
+            };
+            state::write(&dir, &failed)?;
+            Err(error)
+        }
+    }
+}
+
+fn begin(
+    dir: &Path,
+    options: &StartOptions,
+    attached: Option<OwnedFd>,
+    lock: File,
+) -> Result<Running, RunnerError> {
     let config = ContainerConfig::load(dir)?;
     let signals = sys::signal_fd(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE])
         .at("catch signals for", dir)?;
     rustix::process::chdir(dir).at("enter", dir)?;
-    let log = LogWriter::open(&dir.join("log.json")).at("open the log of", dir)?;
+    let log = LogWriter::open(&dir.join(crate::log::LOG_FILE), &config.log);
+    let log = log.at("open the log of", dir)?;
     let (server, state) = claim(dir, &config)?;
-    let started = start_processes(dir, &config, &options, server);
+    let started = start_processes(dir, &config, options, server);
     let mut started = match started {
         Ok(started) => started,
         Err(error) => {
@@ -92,6 +127,10 @@ pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError>
         pid,
         pid_start: state::start_time(pid),
         started_at: crate::time::now(),
+        health: config.health.as_ref().map(|_| state::Health {
+            status: "starting".to_owned(),
+            ..state::Health::default()
+        }),
         cgroups: std::mem::take(&mut started.cgroups),
         network: std::mem::take(&mut started.network),
         ..state
@@ -115,7 +154,7 @@ pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError>
         log,
         signals,
         warnings: started.warnings,
-        _lock: lock,
+        lock,
     })
 }
 
@@ -387,7 +426,8 @@ pub(crate) fn start_supervisor(
     Child::new(pid).at("watch the id supervisor of", &config.id)
 }
 
-fn write_id_map(
+/// Says which ids the new process's user namespace has, and tells it so.
+pub(crate) fn write_id_map(
     config: &ContainerConfig,
     host: &HostFacts,
     pid: rustix::process::Pid,

@@ -1,9 +1,12 @@
 //! The process that lives as long as its container: starts it, carries its streams, ends it.
 
+mod health;
 mod launch;
+mod restart;
 mod serve;
 
-pub(crate) use launch::start_supervisor;
+pub(crate) use launch::{start_supervisor, write_id_map};
+pub(crate) use restart::{clear_stopped, mark_stopped};
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,14 +39,37 @@ pub struct StartOptions {
     pub attach: bool,
 }
 
-/// Called with what the container was and how it ended.
-pub type ExitHook = Box<dyn FnOnce(&ContainerConfig, &state::State)>;
+/// Something that happens to a container under its monitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MonitorEvent {
+    /// Its process runs.
+    Start,
+    /// Its process ended.
+    Die,
+    /// The kernel killed something in it for lack of memory.
+    OutOfMemory,
+    /// Its health is another than before.
+    Health,
+    /// It was removed, as it was asked for.
+    Destroy,
+}
+
+/// Called with what the container is, its state and what happened.
+pub type EventHook = Box<dyn Fn(&ContainerConfig, &state::State, MonitorEvent)>;
 
 /// What the caller of [`run`] decides.
 #[derive(Default)]
 pub struct MonitorOptions {
-    /// Called when the container has ended and its state is written, before `auto_remove`.
-    pub on_exit: Option<ExitHook>,
+    /// Called when something happened, after the state was written.
+    pub on_event: Option<EventHook>,
+}
+
+impl MonitorOptions {
+    fn tell(&self, running: &launch::Running, event: MonitorEvent) {
+        if let Some(on_event) = &self.on_event {
+            on_event(&running.config, &running.state, event);
+        }
+    }
 }
 
 impl std::fmt::Debug for MonitorOptions {
@@ -117,7 +143,7 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: u32) -> bool {
 /// # Errors
 ///
 /// When the container cannot be started; the starter was told the same.
-pub fn run(dir: &Path, options: MonitorOptions) -> Result<(), RunnerError> {
+pub fn run(dir: &Path, options: &MonitorOptions) -> Result<(), RunnerError> {
     let line = sys::inherited(LINE_FD).at("take over the start line of", dir)?;
     match launch::launch(dir, &line) {
         Ok(mut container) => {
@@ -125,7 +151,7 @@ pub fn run(dir: &Path, options: MonitorOptions) -> Result<(), RunnerError> {
             // The starter may be gone already; the container runs on.
             let _gone = channel::send(line.as_fd(), &Message::Started { warnings }, &[]);
             drop(line);
-            serve::serve(&mut container, options)
+            live(container, options)
         }
         Err(error) => {
             let failure = match &error {
@@ -143,6 +169,45 @@ pub fn run(dir: &Path, options: MonitorOptions) -> Result<(), RunnerError> {
             let _gone = channel::send(line.as_fd(), &Message::Failed(failure), &[]);
             Err(error)
         }
+    }
+}
+
+/// Serves a container from start to end, and again where its policy says so.
+fn live(mut running: launch::Running, options: &MonitorOptions) -> Result<(), RunnerError> {
+    let mut restarts = restart::Restarts::default();
+    loop {
+        options.tell(&running, MonitorEvent::Start);
+        let began = std::time::Instant::now();
+        let mut clients = serve::serve(&mut running, options)?;
+        // Name and policy may have been changed meanwhile.
+        if let Ok(config) = ContainerConfig::load(&running.dir) {
+            running.config = config;
+        }
+        let by_hand = restart::stopped_by_hand(&running.dir) || running.config.auto_remove;
+        let code = running.state.exit_code;
+        let wait = restarts.after(&running.config.restart, code, began.elapsed(), by_hand);
+        running.state.restart_count = restarts.count;
+        running.state.status = match wait {
+            Some(_) => state::Status::Restarting,
+            None => state::Status::Exited,
+        };
+        // Readers see an exit without it too: the lock will be free.
+        let _unwritten = state::write(&running.dir, &running.state);
+        if running.state.oom_killed {
+            options.tell(&running, MonitorEvent::OutOfMemory);
+        }
+        options.tell(&running, MonitorEvent::Die);
+        if running.config.auto_remove {
+            let _left = crate::container::remove_files(&running.dir, &running.config);
+            options.tell(&running, MonitorEvent::Destroy);
+        }
+        clients.tell_end(&running.state);
+        let Some(wait) = wait else { return Ok(()) };
+        if !serve::pause(&running, wait) {
+            running.state.status = state::Status::Exited;
+            return state::write(&running.dir, &running.state);
+        }
+        running = launch::again(running)?;
     }
 }
 
@@ -175,6 +240,7 @@ pub fn start(
     if state::monitor_alive(dir)? {
         return Err(RunnerError::Running(crate::container::id_of(dir)));
     }
+    clear_stopped(dir);
     let (ours, theirs) = channel::pair().at("make a line to the monitor of", dir)?;
     let attached = if options.attach {
         use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::health::Checks;
 use super::launch::{Running, SERVER_END_MS};
-use super::{MonitorOptions, SOCKET, last_line};
+use super::{MonitorEvent, MonitorOptions, SOCKET, last_line};
 use crate::error::{At, RunnerError};
 use crate::log::Stream;
 use crate::protocol::{self, Frame};
@@ -49,6 +50,8 @@ struct Loop<'a> {
     kill_at: Option<Instant>,
     /// When a server is killed that keeps the dead from dying.
     kill_server_at: Option<Instant>,
+    checks: Option<Checks>,
+    options: &'a MonitorOptions,
 }
 
 /// What a readable descriptor is.
@@ -62,10 +65,47 @@ enum Source {
     Output(usize),
     Input,
     Client(usize),
+    Check,
+    CheckOutput,
+}
+
+/// The clients that wait to hear how the container ended.
+pub(super) struct Clients(Vec<Client>);
+
+impl Clients {
+    /// Tells them.
+    pub(super) fn tell_end(&mut self, state: &state::State) {
+        let exit = Frame::Exit {
+            code: u32::try_from(state.exit_code).unwrap_or(255),
+            error: state.error.clone(),
+        };
+        for client in &mut self.0 {
+            protocol::encode(&mut client.outgoing, &exit);
+            client.flush_within(CLIENT_DRAIN_MS);
+        }
+        self.0.clear();
+    }
+}
+
+/// Waits before the next start; false when the container is to stay ended.
+pub(super) fn pause(running: &Running, wait: Duration) -> bool {
+    let millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+    let woken = super::wait_readable(running.signals.as_fd(), millis);
+    let mut record = [0_u8; 128];
+    let signal = match woken.then(|| rustix::io::read(&running.signals, &mut record)) {
+        Some(Ok(_)) => sys::signal_number(&record),
+        _ => None,
+    };
+    signal != Some(libc::SIGTERM)
+        && !super::restart::stopped_by_hand(&running.dir)
+        && running.dir.is_dir()
 }
 
 /// Carries streams and signals until the container has ended; the outcome is in the state.
-pub(super) fn serve(running: &mut Running, options: MonitorOptions) -> Result<(), RunnerError> {
+pub(super) fn serve(
+    running: &mut Running,
+    options: &MonitorOptions,
+) -> Result<Clients, RunnerError> {
     let listener = listen(&running.dir)?;
     let mut this = Loop {
         clients: Vec::new(),
@@ -74,6 +114,8 @@ pub(super) fn serve(running: &mut Running, options: MonitorOptions) -> Result<()
         net_restarts: Vec::new(),
         kill_at: None,
         kill_server_at: None,
+        checks: running.config.health.as_ref().map(Checks::new),
+        options,
         running,
     };
     if let Some(socket) = this.running.attached.take() {
@@ -81,8 +123,8 @@ pub(super) fn serve(running: &mut Running, options: MonitorOptions) -> Result<()
     }
     while !this.turn(&listener)? {}
     this.drain_outputs();
-    this.settle(options);
-    Ok(())
+    this.settle();
+    Ok(Clients(this.clients))
 }
 
 /// Listens on the attach socket, reached through the directory's descriptor: paths of sockets are
@@ -143,9 +185,12 @@ impl Loop<'_> {
                 }
                 Source::Input => self.write_input(flags),
                 Source::Client(number) => self.client_ready(number, flags),
+                Source::Check => self.check(|checks, _, health| checks.finish(health, None)),
+                Source::CheckOutput => self.checks.iter_mut().for_each(Checks::read),
             }
         }
         self.clients.retain(|client| !client.gone);
+        self.check(Checks::tick);
         if self.kill_at.is_some_and(|at| Instant::now() >= at) {
             self.kill_at = None;
             self.running.init.signal(libc::SIGKILL);
@@ -158,6 +203,25 @@ impl Loop<'_> {
             }
         }
         Ok(ended)
+    }
+
+    /// Lets the checks go on, and tells when they changed what is known.
+    fn check(&mut self, step: impl FnOnce(&mut Checks, &Path, &mut state::Health) -> bool) {
+        let Some(checks) = &mut self.checks else {
+            return;
+        };
+        let running = &mut *self.running;
+        let health = running.state.health.get_or_insert_default();
+        let before = health.status.clone();
+        if !step(checks, &running.dir, health) {
+            return;
+        }
+        let changed = health.status != before;
+        // The next check writes again.
+        let _unwritten = state::write(&running.dir, &running.state);
+        if changed {
+            self.options.tell(running, MonitorEvent::Health);
+        }
     }
 
     fn wait(&self, listener: &OwnedFd) -> Result<Vec<(Source, PollFlags)>, RunnerError> {
@@ -185,6 +249,12 @@ impl Loop<'_> {
         if let Some(fd) = self.input_fd().filter(|_| !self.input.is_empty()) {
             list.push((Source::Input, fd, PollFlags::OUT));
         }
+        let (check, output) = self
+            .checks
+            .as_ref()
+            .map_or((None, None), Checks::descriptors);
+        list.extend(check.map(|fd| (Source::Check, fd, PollFlags::IN)));
+        list.extend(output.map(|fd| (Source::CheckOutput, fd, PollFlags::IN)));
         for (number, client) in self.clients.iter().enumerate() {
             let mut flags = PollFlags::empty();
             if self.input.len() < BACKLOG_BYTES_MAX {
@@ -199,9 +269,11 @@ impl Loop<'_> {
             .iter()
             .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
             .collect();
-        let timeout = self
-            .kill_at
-            .or(self.kill_server_at)
+        let check_at = self.checks.as_ref().map(Checks::next);
+        let timeout = [self.kill_at, self.kill_server_at, check_at]
+            .into_iter()
+            .flatten()
+            .min()
             .map(|at| timespec(at.saturating_duration_since(Instant::now())));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -416,8 +488,11 @@ impl Loop<'_> {
         }
     }
 
-    /// Collects the exit code, ends the helpers, writes the state, tells the clients.
-    fn settle(&mut self, options: MonitorOptions) {
+    /// Collects the exit code and ends the helpers.
+    fn settle(&mut self) {
+        if let Some(mut checks) = self.checks.take() {
+            checks.abandon();
+        }
         let running = &mut *self.running;
         running.state.exit_code = running.init.reap();
         running.state.status = Status::Exited;
@@ -447,24 +522,7 @@ impl Loop<'_> {
         crate::cgroup::remove(&running.config.id, &running.state.cgroups);
         running.state.cgroups.clear();
         running.state.finished_at = crate::time::now();
-        // Readers see an exit without it too: the lock will be free.
-        let _unwritten = state::write(&running.dir, &running.state);
         let _gone = std::fs::remove_file(running.dir.join(SOCKET));
-        if let Some(on_exit) = options.on_exit {
-            on_exit(&running.config, &running.state);
-        }
-        if running.config.auto_remove {
-            let _left = crate::container::remove_files(&running.dir, &running.config);
-        }
-        let code = u32::try_from(running.state.exit_code).unwrap_or(255);
-        let exit = Frame::Exit {
-            code,
-            error: running.state.error.clone(),
-        };
-        for client in &mut self.clients {
-            protocol::encode(&mut client.outgoing, &exit);
-            client.flush_within(CLIENT_DRAIN_MS);
-        }
     }
 }
 

@@ -29,10 +29,22 @@ pub(crate) struct CreateArgs {
     /// Take a capability
     #[arg(long = "cap-drop", value_name = "CAP")]
     pub(crate) cap_drop: Vec<String>,
+    /// Control group namespace: private or host
+    #[arg(long, value_name = "MODE")]
+    pub(crate) cgroupns: Option<String>,
     /// Write the container's id to a file that must not exist
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
-    /// Use a host device (HOST[:CONTAINER])
+    /// Relative processor weight
+    #[arg(short = 'c', long = "cpu-shares", value_name = "SHARES")]
+    pub(crate) cpu_shares: Option<u64>,
+    /// Number of processors, such as 1.5
+    #[arg(long, value_name = "DECIMAL")]
+    pub(crate) cpus: Option<String>,
+    /// Processors to run on, such as 0-3 or 0,1
+    #[arg(long = "cpuset-cpus", value_name = "LIST")]
+    pub(crate) cpuset_cpus: Option<String>,
+    /// Use a host device (HOST[:CONTAINER[:rwm]])
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Vec<String>,
     /// Name server
@@ -62,6 +74,24 @@ pub(crate) struct CreateArgs {
     /// Additional group
     #[arg(long = "group-add", value_name = "GROUP")]
     pub(crate) group_add: Vec<String>,
+    /// Command that tells whether the container is well
+    #[arg(long = "health-cmd", value_name = "COMMAND")]
+    pub(crate) health_cmd: Option<String>,
+    /// Time between checks, such as 30s
+    #[arg(long = "health-interval", value_name = "DURATION")]
+    pub(crate) health_interval: Option<String>,
+    /// Failures in a row that make a container unhealthy
+    #[arg(long = "health-retries", value_name = "COUNT")]
+    pub(crate) health_retries: Option<u32>,
+    /// Time between checks while the container starts
+    #[arg(long = "health-start-interval", value_name = "DURATION")]
+    pub(crate) health_start_interval: Option<String>,
+    /// Time in which failures do not count yet
+    #[arg(long = "health-start-period", value_name = "DURATION")]
+    pub(crate) health_start_period: Option<String>,
+    /// Longest time a check may take
+    #[arg(long = "health-timeout", value_name = "DURATION")]
+    pub(crate) health_timeout: Option<String>,
     /// Print this help
     #[arg(long, action = ArgAction::Help)]
     pub(crate) help: Option<bool>,
@@ -77,7 +107,7 @@ pub(crate) struct CreateArgs {
     /// IPv4 address
     #[arg(long, value_name = "IP")]
     pub(crate) ip: Option<String>,
-    /// IPC namespace: private or host
+    /// IPC namespace: private, shareable, none, host or container:NAME
     #[arg(long, value_name = "MODE")]
     pub(crate) ipc: Option<String>,
     /// Label (KEY=VALUE)
@@ -89,6 +119,18 @@ pub(crate) struct CreateArgs {
     /// Hardware address, such as 02:42:ac:11:00:02
     #[arg(long = "mac-address", value_name = "MAC")]
     pub(crate) mac_address: Option<String>,
+    /// Where output is kept: json-file, local, k8s-file or none
+    #[arg(long = "log-driver", value_name = "DRIVER")]
+    pub(crate) log_driver: Option<String>,
+    /// Option of the log (max-size=10m, max-file=3)
+    #[arg(long = "log-opt", value_name = "KEY=VALUE")]
+    pub(crate) log_opt: Vec<String>,
+    /// Limit of memory, such as 512m
+    #[arg(short = 'm', long, value_name = "BYTES")]
+    pub(crate) memory: Option<String>,
+    /// Limit of memory and swap together; -1 for no limit
+    #[arg(long = "memory-swap", value_name = "BYTES", allow_hyphen_values = true)]
+    pub(crate) memory_swap: Option<String>,
     /// Mount (type=bind|volume|tmpfs,source=,target=[,readonly])
     #[arg(long, value_name = "MOUNT")]
     pub(crate) mount: Vec<String>,
@@ -98,9 +140,26 @@ pub(crate) struct CreateArgs {
     /// Network: bridge (the default), none, host, container:NAME, pasta, slirp4netns or builtin
     #[arg(long, alias = "net", value_name = "MODE")]
     pub(crate) network: Option<String>,
-    /// PID namespace: private or host
+    /// No health check, whatever the image says
+    #[arg(long = "no-healthcheck")]
+    pub(crate) no_healthcheck: bool,
+    /// How willingly the kernel kills it when memory is short (-1000 to 1000)
+    #[arg(
+        long = "oom-score-adj",
+        value_name = "NUMBER",
+        allow_negative_numbers = true
+    )]
+    pub(crate) oom_score_adj: Option<i32>,
+    /// PID namespace: private, host or container:NAME
     #[arg(long, value_name = "MODE")]
     pub(crate) pid: Option<String>,
+    /// Limit of processes; -1 for no limit
+    #[arg(
+        long = "pids-limit",
+        value_name = "COUNT",
+        allow_negative_numbers = true
+    )]
+    pub(crate) pids_limit: Option<i64>,
     /// Operating system and architecture, such as linux/arm64
     #[arg(long, value_name = "OS/ARCH")]
     pub(crate) platform: Option<String>,
@@ -122,6 +181,9 @@ pub(crate) struct CreateArgs {
     /// Remove the container when it ends
     #[arg(long = "rm")]
     pub(crate) remove: bool,
+    /// When to start it again: no, on-failure[:MAX], always or unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) restart: Option<String>,
     /// Use a directory of the host, unchanged, in place of an image
     #[arg(long, value_name = "DIR")]
     pub(crate) rootfs: Option<PathBuf>,
@@ -161,6 +223,9 @@ pub(crate) struct CreateArgs {
     /// Volume (HOST:CONTAINER[:ro], NAME:CONTAINER or CONTAINER)
     #[arg(short = 'v', long = "volume", value_name = "VOLUME")]
     pub(crate) volume: Vec<String>,
+    /// Mount the volumes of another container (NAME[:ro])
+    #[arg(long = "volumes-from", value_name = "CONTAINER")]
+    pub(crate) volumes_from: Vec<String>,
     /// Directory to start in
     #[arg(short = 'w', long = "workdir", value_name = "DIR")]
     pub(crate) workdir: Option<String>,
@@ -338,15 +403,15 @@ pub(crate) struct PsArgs {
     /// Also those that do not run
     #[arg(short = 'a', long)]
     pub(crate) all: bool,
-    /// Only containers that match: id=, name=, label=, status=, exited=, ancestor=, before=, since=, volume=, network=
+    /// Only containers that match: id=, name=, label=, status=, exited=, health=, ancestor=, before=, since=, volume=, network=
     #[arg(short = 'f', long = "filter", value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<String>,
     /// table, json or a template such as '{{.Names}}'
     #[arg(long, value_name = "FORMAT")]
     pub(crate) format: Option<String>,
     /// The newest N, whatever their state
-    #[arg(short = 'n', long, value_name = "N")]
-    pub(crate) last: Option<usize>,
+    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
+    pub(crate) last: Option<i64>,
     /// The newest one, whatever its state
     #[arg(short = 'l', long)]
     pub(crate) latest: bool,
@@ -400,13 +465,86 @@ pub(crate) struct RmArgs {
     pub(crate) volumes: bool,
 }
 
-/// `rrun top CONTAINER`
+/// `rrun top CONTAINER [ps OPTIONS]`
 #[derive(Debug, Args)]
-#[command(override_usage = "rrun top CONTAINER")]
+#[command(override_usage = "rrun top CONTAINER [ps OPTIONS]")]
 pub(crate) struct TopArgs {
-    /// Container by name or id
+    /// Container by name or id, then options of ps
+    #[arg(value_name = "CONTAINER [ps OPTIONS]", trailing_var_arg = true, allow_hyphen_values = true, num_args = 1.., required = true)]
+    pub(crate) words: Vec<String>,
+}
+
+/// `rrun stats [OPTIONS] [CONTAINER...]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun stats [OPTIONS] [CONTAINER...]")]
+pub(crate) struct StatsArgs {
+    /// Containers by name or id; all that run when absent
     #[arg(value_name = "CONTAINER")]
-    pub(crate) container: String,
+    pub(crate) containers: Vec<String>,
+    /// Also those that do not run
+    #[arg(short = 'a', long)]
+    pub(crate) all: bool,
+    /// table, json or a template such as '{{.Name}}'
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+    /// Print once
+    #[arg(long = "no-stream")]
+    pub(crate) no_stream: bool,
+    /// Do not shorten
+    #[arg(long = "no-trunc")]
+    pub(crate) no_trunc: bool,
+}
+
+/// `rrun events [OPTIONS]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun events [OPTIONS]")]
+pub(crate) struct EventsArgs {
+    /// Only events that match: container=, event=, image=, label=, type=, volume=
+    #[arg(short = 'f', long = "filter", value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
+    /// json or a template such as '{{.Action}}'
+    #[arg(long, value_name = "FORMAT")]
+    pub(crate) format: Option<String>,
+    /// Also those from this time on (RFC 3339, seconds, or 10m ago)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<String>,
+    /// Stop at this time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) until: Option<String>,
+}
+
+/// `rrun pause CONTAINER [CONTAINER...]`, `rrun unpause ...`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun pause|unpause CONTAINER [CONTAINER...]")]
+pub(crate) struct PauseArgs {
+    /// Containers by name or id
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub(crate) containers: Vec<String>,
+}
+
+/// `rrun update [OPTIONS] CONTAINER [CONTAINER...]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun update [OPTIONS] CONTAINER [CONTAINER...]")]
+pub(crate) struct UpdateArgs {
+    /// Containers by name or id
+    #[arg(value_name = "CONTAINER", required = true)]
+    pub(crate) containers: Vec<String>,
+    /// Number of processors, such as 1.5
+    #[arg(long, value_name = "DECIMAL")]
+    pub(crate) cpus: Option<String>,
+    /// Limit of memory, such as 512m
+    #[arg(short = 'm', long, value_name = "BYTES")]
+    pub(crate) memory: Option<String>,
+    /// Limit of processes; -1 for no limit
+    #[arg(
+        long = "pids-limit",
+        value_name = "COUNT",
+        allow_negative_numbers = true
+    )]
+    pub(crate) pids_limit: Option<i64>,
+    /// When to start it again: no, on-failure[:MAX], always or unless-stopped
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) restart: Option<String>,
 }
 
 /// `rrun diff CONTAINER`

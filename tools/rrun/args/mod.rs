@@ -9,8 +9,9 @@ mod system;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use container::{
-    AttachArgs, CreateArgs, DiffArgs, ExecArgs, ExportArgs, KillArgs, LogsArgs, PortArgs, PsArgs,
-    RenameArgs, RmArgs, RunArgs, StartArgs, StopArgs, TopArgs, WaitArgs,
+    AttachArgs, CreateArgs, DiffArgs, EventsArgs, ExecArgs, ExportArgs, KillArgs, LogsArgs,
+    PauseArgs, PortArgs, PsArgs, RenameArgs, RmArgs, RunArgs, StartArgs, StatsArgs, StopArgs,
+    TopArgs, UpdateArgs, WaitArgs,
 };
 pub(crate) use hints::{explain, explain_leading_flag, mistaken};
 pub(crate) use image::{
@@ -79,6 +80,7 @@ Commands:
   commit      Create an image from a container's changes
   create      Create a container
   diff        List what a container changed
+  events      Show what happens as it happens
   exec        Run a command in a running container
   export      Write a container's file system as a tar archive
   history     Show how an image was made
@@ -89,6 +91,8 @@ Commands:
   kill        Send a signal to containers
   load        Load images from an archive
   logs        Show what a container wrote
+  pause       Freeze the processes of containers
+  port        List the published ports of a container
   ps          List containers
   pull        Fetch an image from a registry
   push        Send an image to a registry
@@ -99,9 +103,12 @@ Commands:
   run         Create and run a container
   save        Write images to an archive
   start       Start stopped containers
+  stats       Show what containers use
   stop        Stop running containers
   tag         Give an image another name
   top         List the processes of a container
+  unpause     Let the processes of paused containers go on
+  update      Change limits and restart policy of containers
   version     Show the version
   wait        Wait until containers stop, print their exit codes
 
@@ -150,6 +157,16 @@ pub(crate) enum Command {
     Rm(RmArgs),
     /// List the processes of a container
     Top(TopArgs),
+    /// Show what happens as it happens
+    Events(EventsArgs),
+    /// Freeze the processes of containers
+    Pause(PauseArgs),
+    /// Show what containers use
+    Stats(StatsArgs),
+    /// Let the processes of paused containers go on
+    Unpause(PauseArgs),
+    /// Change limits and restart policy of containers
+    Update(UpdateArgs),
     /// List what a container changed
     Diff(DiffArgs),
     /// Write a container's file system as a tar archive
@@ -264,6 +281,16 @@ pub(crate) enum ContainerVerb {
     Rm(RmArgs),
     /// List the processes of a container
     Top(TopArgs),
+    /// Show what happens as it happens
+    Events(EventsArgs),
+    /// Freeze the processes of containers
+    Pause(PauseArgs),
+    /// Show what containers use
+    Stats(StatsArgs),
+    /// Let the processes of paused containers go on
+    Unpause(PauseArgs),
+    /// Change limits and restart policy of containers
+    Update(UpdateArgs),
     /// List what a container changed
     Diff(DiffArgs),
     /// Write a container's file system as a tar archive
@@ -327,6 +354,11 @@ pub(crate) enum Call {
     Rename(RenameArgs),
     Rm(RmArgs),
     Top(TopArgs),
+    Events(EventsArgs),
+    Pause(PauseArgs),
+    Stats(StatsArgs),
+    Unpause(PauseArgs),
+    Update(UpdateArgs),
     Diff(DiffArgs),
     Export(ExportArgs),
     Commit(CommitArgs),
@@ -372,6 +404,11 @@ impl Command {
             Self::Rename(args) => Call::Rename(args),
             Self::Rm(args) => Call::Rm(args),
             Self::Top(args) => Call::Top(args),
+            Self::Events(args) => Call::Events(args),
+            Self::Pause(args) => Call::Pause(args),
+            Self::Stats(args) => Call::Stats(args),
+            Self::Unpause(args) => Call::Unpause(args),
+            Self::Update(args) => Call::Update(args),
             Self::Diff(args) => Call::Diff(args),
             Self::Export(args) => Call::Export(args),
             Self::Commit(args) => Call::Commit(args),
@@ -432,6 +469,11 @@ impl ContainerVerb {
             Self::Rename(args) => Call::Rename(args),
             Self::Rm(args) => Call::Rm(args),
             Self::Top(args) => Call::Top(args),
+            Self::Events(args) => Call::Events(args),
+            Self::Pause(args) => Call::Pause(args),
+            Self::Stats(args) => Call::Stats(args),
+            Self::Unpause(args) => Call::Unpause(args),
+            Self::Update(args) => Call::Update(args),
             Self::Diff(args) => Call::Diff(args),
             Self::Export(args) => Call::Export(args),
             Self::Commit(args) => Call::Commit(args),

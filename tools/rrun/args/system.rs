@@ -12,7 +12,7 @@ pub(crate) struct InspectArgs {
     /// json or a template such as '{{.State.Status}}'
     #[arg(short = 'f', long, value_name = "FORMAT")]
     pub(crate) format: Option<String>,
-    /// Accepted for compatibility
+    /// Also show the sizes of containers
     #[arg(short = 's', long)]
     pub(crate) size: bool,
     /// container, image or volume
@@ -58,6 +58,9 @@ pub(crate) struct PruneArgs {
     /// Also volumes no container uses
     #[arg(long)]
     pub(crate) volumes: bool,
+    /// Only what matches: until=, label=, label!=
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
 }
 
 /// `rrun store check [OPTIONS]`
@@ -83,12 +86,15 @@ pub(crate) struct VolumeCreateArgs {
     /// Label, KEY=VALUE
     #[arg(long, value_name = "LABEL")]
     pub(crate) label: Vec<String>,
+    /// Option of the driver, KEY=VALUE
+    #[arg(short = 'o', long, value_name = "OPTION")]
+    pub(crate) opt: Vec<String>,
 }
 
 /// `rrun volume ls [OPTIONS]`
 #[derive(Debug, Args)]
 pub(crate) struct VolumeLsArgs {
-    /// Only volumes that match: name=, dangling=
+    /// Only volumes that match: name=, dangling=, driver=, label=
     #[arg(short = 'f', long = "filter", value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<String>,
     /// table, json or a template such as '{{.Name}}'
@@ -127,6 +133,9 @@ pub(crate) struct VolumePruneArgs {
     /// Also volumes that were given a name
     #[arg(short = 'a', long)]
     pub(crate) all: bool,
+    /// Only volumes that match: label=, label!=, all=
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
     /// Do not ask
     #[arg(short = 'f', long)]
     pub(crate) force: bool,

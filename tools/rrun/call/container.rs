@@ -1,25 +1,22 @@
 //! Commands on containers that exist.
 
-use std::io::{BufRead, BufReader, IsTerminal, Seek, SeekFrom, Write};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
 use rrun_runner::exec::{self, ExecSpec};
 use rrun_runner::{
-    ContainerConfig, Record, RunnerError, StartOptions, Status, Stream, container, monitor_alive,
-    names, parse_signal, read_state, start,
+    ContainerConfig, RunnerError, StartOptions, Status, container, names, parse_signal, read_state,
+    start,
 };
 
 use super::hidden::Parts;
 use super::run::failed;
-use super::volume;
-use crate::args::{ExecArgs, KillArgs, LogsArgs, RenameArgs, RmArgs, StopArgs, TopArgs, WaitArgs};
+use super::{journal, mount_points, volume};
+use crate::args::{ExecArgs, KillArgs, PauseArgs, RenameArgs, RmArgs, StopArgs, WaitArgs};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::{report, request};
-
-/// Between two looks at a growing log: short enough to seem immediate.
-const FOLLOW_MS: u64 = 50;
 
 /// Does something to each container, printing its name, going on after a failure.
 fn each(
@@ -62,9 +59,33 @@ fn stop_one(dir: &Path, args: &StopArgs) -> Result<(), Failure> {
     Ok(container::stop(dir, patience(args.time, &config))?)
 }
 
+/// What stops a container unless told otherwise.
+const SIGTERM: i32 = libc::SIGTERM;
+
+fn is_up(dir: &Path) -> Result<bool, Failure> {
+    let status = read_state(dir)?.status;
+    Ok(matches!(
+        status,
+        Status::Running | Status::Paused | Status::Restarting
+    ))
+}
+
 /// `rrun stop`.
 pub(crate) fn stop(args: &StopArgs, environment: &Environment) -> Result<ExitCode, Failure> {
-    each(&args.containers, environment, |dir| stop_one(dir, args))
+    each(&args.containers, environment, |dir| {
+        let ran = is_up(dir)?;
+        if ran {
+            let config = ContainerConfig::load(dir)?;
+            let number = config.stop_signal_number().unwrap_or(SIGTERM);
+            let more = [("signal", number.to_string())];
+            journal::of_dir(environment, "kill", dir, &more);
+        }
+        stop_one(dir, args)?;
+        if ran {
+            journal::of_dir(environment, "stop", dir, &[]);
+        }
+        Ok(())
+    })
 }
 
 /// `rrun restart`.
@@ -77,8 +98,31 @@ pub(crate) fn restart(args: &StopArgs, environment: &Environment) -> Result<Exit
             &Parts::of_self()?.monitor(dir),
             &StartOptions::default(),
         )?;
+        journal::of_dir(environment, "restart", dir, &[]);
         Ok(())
     })
+}
+
+/// `rrun pause`.
+pub(crate) fn pause(args: &PauseArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    each(&args.containers, environment, |dir| {
+        container::pause(dir).map_err(general)?;
+        journal::of_dir(environment, "pause", dir, &[]);
+        Ok(())
+    })
+}
+
+/// `rrun unpause`.
+pub(crate) fn unpause(args: &PauseArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    each(&args.containers, environment, |dir| {
+        container::unpause(dir).map_err(general)?;
+        journal::of_dir(environment, "unpause", dir, &[]);
+        Ok(())
+    })
+}
+
+fn general(error: RunnerError) -> Failure {
+    Failure::from(error).code(ExitCode::GENERAL)
 }
 
 fn signal(name: &str) -> Result<i32, Failure> {
@@ -89,17 +133,31 @@ fn signal(name: &str) -> Result<i32, Failure> {
 pub(crate) fn kill(args: &KillArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let signal = signal(&args.signal)?;
     each(&args.containers, environment, |dir| {
+        // Told first: the end that it brings is told by the monitor.
+        if is_up(dir)? {
+            let more = [("signal", signal.to_string())];
+            journal::of_dir(environment, "kill", dir, &more);
+        }
         Ok(container::kill(dir, signal)?)
     })
 }
 
 /// `rrun wait`: prints exit codes.
 pub(crate) fn wait(args: &WaitArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    let mut code = ExitCode::OK;
     for name in &args.containers {
-        let dir = names::resolve(&environment.containers(), name)?;
-        report::line(&container::wait(&dir)?.to_string())?;
+        let ended = names::resolve(&environment.containers(), name)
+            .and_then(|dir| container::wait(&dir))
+            .map_err(Failure::from);
+        match ended {
+            Ok(status) => report::line(&status.to_string())?,
+            Err(failure) => {
+                report::failure(&failure);
+                code = ExitCode::GENERAL;
+            }
+        }
     }
-    Ok(ExitCode::OK)
+    Ok(code)
 }
 
 /// `rrun rm`.
@@ -126,10 +184,8 @@ fn rm_one(name: &str, args: &RmArgs, environment: &Environment) -> Result<(), Fa
         }
         other => other?,
     };
-    let id = dir
-        .file_name()
-        .map(|id| id.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    // A damaged container is removed as well.
+    let config = ContainerConfig::load(&dir).ok();
     if let Err(error) = container::remove(&dir, args.force) {
         if matches!(error, RunnerError::Running(_)) {
             let text = format!("cannot remove container {name}: container is running");
@@ -139,8 +195,11 @@ fn rm_one(name: &str, args: &RmArgs, environment: &Environment) -> Result<(), Fa
         }
         return Err(error.into());
     }
-    if args.volumes {
-        volume::remove_anonymous(environment, &id)?;
+    if let Some(config) = config {
+        journal::container(&environment.data_dir, "destroy", &config, &[]);
+        if args.volumes {
+            volume::remove_anonymous(environment, &mount_points::of_config(&config))?;
+        }
     }
     Ok(())
 }
@@ -157,6 +216,8 @@ pub(crate) fn rename(args: &RenameArgs, environment: &Environment) -> Result<Exi
         return Err(error.into());
     }
     names::release(&containers, &old, &config.id)?;
+    let more = [("oldName", format!("/{old}"))];
+    journal::container(&environment.data_dir, "rename", &config, &more);
     Ok(ExitCode::OK)
 }
 
@@ -165,6 +226,12 @@ pub(crate) fn exec_in(args: ExecArgs, environment: &Environment) -> Result<ExitC
     let request = request::exec(args)?;
     let dir = names::resolve(&environment.containers(), &request.container)?;
     let state = read_state(&dir)?;
+    if state.status == Status::Paused {
+        return Err(Failure::general(format!(
+            "container {} is paused, unpause the container before exec",
+            request.container
+        )));
+    }
     if state.status != Status::Running {
         return Err(
             Failure::general(format!("container {} is not running", request.container))
@@ -189,191 +256,12 @@ pub(crate) fn exec_in(args: ExecArgs, environment: &Environment) -> Result<ExitC
         privileged: request.privileged,
         detach: request.detach,
     };
+    let action = format!("exec_start: {}", spec.argv.join(" "));
+    journal::of_dir(environment, &action, &dir, &[]);
     let code = exec::run(&dir, &spec).map_err(failed)?;
+    if !spec.detach {
+        let more = [("exitCode", code.to_string())];
+        journal::of_dir(environment, "exec_die", &dir, &more);
+    }
     Ok(ExitCode(u8::try_from(code).unwrap_or(255)))
-}
-
-/// `rrun logs`.
-pub(crate) fn logs(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, Failure> {
-    let dir = names::resolve(&environment.containers(), &args.container)?;
-    let since = args.since.as_deref().map(moment).transpose()?;
-    let until = args.until.as_deref().map(moment).transpose()?;
-    let tail =
-        match args.tail.as_str() {
-            "all" => None,
-            text => Some(text.parse::<usize>().map_err(|_| {
-                Failure::general(format!("invalid argument {text:?} for \"--tail\""))
-            })?),
-        };
-    let wanted = |record: &Record| {
-        let time = record.time.parse::<jiff::Timestamp>().ok();
-        let after = |bound: Option<jiff::Timestamp>| bound.zip(time).is_none_or(|(b, t)| t >= b);
-        let before = |bound: Option<jiff::Timestamp>| bound.zip(time).is_none_or(|(b, t)| t <= b);
-        after(since) && before(until)
-    };
-    let path = dir.join("log.json");
-    let file = match std::fs::File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !args.follow => {
-            return Ok(ExitCode::OK);
-        }
-        Err(error) => return Err(Failure::of("could not open the log", &error)),
-    };
-    let mut reader = BufReader::new(file);
-    let mut records = Vec::new();
-    let mut position = 0;
-    read_records(&mut reader, &mut position, &mut |record| {
-        if wanted(&record) {
-            records.push(record);
-        }
-        Ok(())
-    })?;
-    let skip = tail.map_or(0, |tail| records.len().saturating_sub(tail));
-    for record in records.iter().skip(skip) {
-        show(record, args.timestamps)?;
-    }
-    loop {
-        let alive = monitor_alive(&dir)?;
-        read_records(&mut reader, &mut position, &mut |record| {
-            if wanted(&record) {
-                show(&record, args.timestamps)
-            } else {
-                Ok(())
-            }
-        })?;
-        // Looked at before the last read, so nothing written before the end is missed.
-        if !alive || !args.follow {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(FOLLOW_MS));
-    }
-    Ok(ExitCode::OK)
-}
-
-/// Reads whole records from `position` on; an unfinished line is left for the next time.
-fn read_records(
-    reader: &mut BufReader<std::fs::File>,
-    position: &mut u64,
-    each: &mut dyn FnMut(Record) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    reader.seek(SeekFrom::Start(*position))?;
-    let mut line = String::new();
-    loop {
-        line.clear();
-        let count = reader.read_line(&mut line)?;
-        if count == 0 || !line.ends_with('\n') {
-            return Ok(());
-        }
-        *position += u64::try_from(count).unwrap_or(0);
-        // A damaged line hides itself, not the rest of the log.
-        if let Ok(record) = serde_json::from_str(&line) {
-            each(record)?;
-        }
-    }
-}
-
-fn show(record: &Record, timestamps: bool) -> Result<(), Failure> {
-    let text = if timestamps {
-        format!("{} {}", record.time, record.log)
-    } else {
-        record.log.clone()
-    };
-    match record.stream {
-        Stream::Stdout => report::text_out(&text),
-        Stream::Stderr => {
-            // Nobody is left to tell when standard error is closed.
-            drop(std::io::stderr().lock().write_all(text.as_bytes()));
-            Ok(())
-        }
-    }
-}
-
-/// A time as `--since` takes it: RFC 3339, seconds since the epoch, or how long ago.
-fn moment(text: &str) -> Result<jiff::Timestamp, Failure> {
-    let bad = || Failure::general(format!("invalid time {text:?}"));
-    if let Ok(time) = text.parse() {
-        return Ok(time);
-    }
-    if let Ok(seconds) = text.parse::<i64>() {
-        return jiff::Timestamp::from_second(seconds).map_err(|_| bad());
-    }
-    let ago = duration(text).ok_or_else(bad)?;
-    jiff::Timestamp::now().checked_sub(ago).map_err(|_| bad())
-}
-
-/// A duration such as `1h30m` or `10s`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|letter: char| !letter.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        let tail = &rest[digits..];
-        let (unit, used) = match tail.as_bytes() {
-            [b'm', b's', ..] => (Duration::from_millis(1), 2),
-            [b'h', ..] => (Duration::from_secs(3600), 1),
-            [b'm', ..] => (Duration::from_secs(60), 1),
-            [b's', ..] => (Duration::from_secs(1), 1),
-            _ => return None,
-        };
-        total += unit.checked_mul(u32::try_from(number).ok()?)?;
-        rest = &tail[used..];
-    }
-    (!text.is_empty()).then_some(total)
-}
-
-/// `rrun top`: the processes in the container's process namespace.
-pub(crate) fn top(args: &TopArgs, environment: &Environment) -> Result<ExitCode, Failure> {
-    let dir = names::resolve(&environment.containers(), &args.container)?;
-    let state = read_state(&dir)?;
-    if state.status != Status::Running {
-        return Err(Failure::general(format!(
-            "container {} is not running",
-            args.container
-        )));
-    }
-    let mut rows = vec![
-        ["UID", "PID", "PPID", "CMD"]
-            .map(ToOwned::to_owned)
-            .to_vec(),
-    ];
-    for pid in container::processes(&dir)? {
-        rows.extend(process_row(&pid.to_string()));
-    }
-    report::text_out(&crate::table::columns(&rows))?;
-    Ok(ExitCode::OK)
-}
-
-fn process_row(pid: &str) -> Option<Vec<String>> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next().map(ToOwned::to_owned)
-    };
-    let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<String> = words
-        .split(|byte| *byte == 0)
-        .filter(|word| !word.is_empty())
-        .map(|word| String::from_utf8_lossy(word).into_owned())
-        .collect();
-    Some(vec![
-        field("Uid:")?,
-        pid.to_owned(),
-        field("PPid:")?,
-        words.join(" "),
-    ])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_written_as_in_go() {
-        assert_eq!(duration("1h30m"), Some(Duration::from_secs(5400)));
-        assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
-        for bad in ["", "5", "h", "1x"] {
-            assert_eq!(duration(bad), None, "input {bad:?}");
-        }
-    }
 }

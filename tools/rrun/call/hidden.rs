@@ -9,10 +9,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rrun_mount::{ServeOptions, Stats, serve};
-use rrun_runner::{ContainerConfig, ids, monitor, net};
+use rrun_runner::monitor::MonitorEvent;
+use rrun_runner::{ContainerConfig, State, ids, monitor, net};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{ground, overlayfs};
+use super::{copy_up, ground, journal, mount_points, overlayfs, volume};
+use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::{report, sys};
 
@@ -22,6 +24,9 @@ const SERVE: &str = "__serve";
 const IDS: &str = "__ids";
 const NET: &str = "__net";
 const SYNC: &str = "__sync";
+const PROBE: &str = "__probe";
+const FILL: &str = "__fill";
+const REMOVE_TREE: &str = "__rmtree";
 
 /// Where the runner leaves the descriptors of a hidden program.
 const FIRST_FD: i32 = 3;
@@ -63,6 +68,27 @@ impl Parts {
         vec![self.program.clone(), NET.into(), id.into()]
     }
 
+    /// The helper that runs a health check; the container's directory is added.
+    pub(crate) fn probe(&self) -> Vec<OsString> {
+        vec![self.program.clone(), PROBE.into()]
+    }
+
+    /// The helper that fills a volume, as root of a user namespace.
+    pub(crate) fn fill(&self, dir: &Path, target: &str, volume: &Path) -> Vec<OsString> {
+        vec![
+            self.program.clone(),
+            FILL.into(),
+            dir.into(),
+            target.into(),
+            volume.into(),
+        ]
+    }
+
+    /// The helper that removes a directory, as root of a user namespace.
+    pub(crate) fn remove_tree(&self, dir: &Path) -> Vec<OsString> {
+        vec![self.program.clone(), REMOVE_TREE.into(), dir.into()]
+    }
+
     /// The helper that makes a running container's files complete on disk.
     pub(crate) fn sync(&self) -> Vec<OsString> {
         vec![self.program.clone(), SYNC.into()]
@@ -88,6 +114,12 @@ pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
         ids_main()
     } else if word == NET {
         net_main()
+    } else if word == PROBE {
+        return Some(probe_main(&dir()));
+    } else if word == FILL {
+        fill_main(argv)
+    } else if word == REMOVE_TREE {
+        std::fs::remove_dir_all(dir()).map_err(Failure::from)
     } else if word == SYNC {
         ids::enter_and_sync(std::io::stdin().as_fd()).map_err(Failure::from)
     } else if word == "overlayfs" {
@@ -106,8 +138,76 @@ pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
 }
 
 fn monitor_main(dir: &Path) -> Result<(), Failure> {
-    monitor::run(dir, monitor::MonitorOptions::default())?;
+    let data_dir = dir
+        .ancestors()
+        .nth(2)
+        .map(Path::to_owned)
+        .unwrap_or_default();
+    let on_event = move |config: &ContainerConfig, state: &State, event: MonitorEvent| {
+        tell(&data_dir, config, state, event);
+    };
+    let options = monitor::MonitorOptions {
+        on_event: Some(Box::new(on_event)),
+    };
+    monitor::run(dir, &options)?;
     Ok(())
+}
+
+/// Notes what the monitor tells, and removes with a container what is its alone.
+fn tell(data_dir: &Path, config: &ContainerConfig, state: &State, event: MonitorEvent) {
+    let code = [("exitCode", state.exit_code.to_string())];
+    let health = state
+        .health
+        .as_ref()
+        .map_or("", |health| health.status.as_str());
+    let status = format!("health_status: {health}");
+    let (action, more): (&str, &[(&str, String)]) = match event {
+        MonitorEvent::Start => ("start", &[]),
+        MonitorEvent::Die => ("die", &code),
+        MonitorEvent::OutOfMemory => ("oom", &[]),
+        MonitorEvent::Health => (&status, &[]),
+        MonitorEvent::Destroy => ("destroy", &[]),
+    };
+    journal::container(data_dir, action, config, more);
+    if event == MonitorEvent::Destroy {
+        let points = mount_points::of_config(config);
+        if points.iter().any(|point| point.anonymous)
+            && let Ok(environment) = Environment::read(Some(data_dir.to_owned()), None)
+        {
+            // Volumes that stay are seen in their list.
+            drop(volume::remove_anonymous(&environment, &points));
+        }
+    }
+}
+
+/// Runs a container's health check; its exit code is ours.
+fn probe_main(dir: &Path) -> ExitCode {
+    let run = || -> Result<i32, Failure> {
+        let config = ContainerConfig::load(dir)?;
+        let check = config.health.unwrap_or_default();
+        let spec = rrun_runner::exec::ExecSpec {
+            argv: check.argv,
+            ..Default::default()
+        };
+        Ok(rrun_runner::exec::run(dir, &spec)?)
+    };
+    match run() {
+        Ok(code) => ExitCode(u8::try_from(code).unwrap_or(1)),
+        Err(failure) => {
+            report::failure(&failure);
+            ExitCode::GENERAL
+        }
+    }
+}
+
+fn fill_main(argv: &[OsString]) -> Result<(), Failure> {
+    let (Some(dir), Some(target), Some(volume)) = (argv.get(2), argv.get(3), argv.get(4)) else {
+        return Err(Failure::general("not all of a volume's places were told"));
+    };
+    let config = ContainerConfig::load(Path::new(dir))?;
+    let (union, _lease) = ground::read_only(Path::new(dir), &config)?;
+    let target = target.to_string_lossy();
+    copy_up::fill(&union, &target, Path::new(volume), copy_up::Owners::Kept)
 }
 
 /// Runs the network helper of the container whose directory we are in.

@@ -46,6 +46,24 @@ pub(crate) fn store(environment: &Environment) -> Result<Store, Failure> {
     Ok(Store::open(&environment.store())?)
 }
 
+/// The full id of an image by name or id; `None` when there is none.
+pub(crate) fn id_of(environment: &Environment, name: &str) -> Option<String> {
+    let (record, _) = images::find(&store(environment).ok()?, name).ok()?;
+    Some(record.config.to_string())
+}
+
+/// Bytes of an image by id; 0 when there is none.
+pub(crate) fn size_of(environment: &Environment, id: &str) -> u64 {
+    let rows = store(environment)
+        .ok()
+        .and_then(|store| images::list(&store).ok());
+    let found = rows
+        .into_iter()
+        .flatten()
+        .find(|row| row.id.to_string() == id);
+    found.map_or(0, |row| row.size)
+}
+
 fn since(secs: i64) -> String {
     let age = jiff::Timestamp::now().as_second() - secs;
     format!("{} ago", human::duration(u64::try_from(age).unwrap_or(0)))

@@ -2,22 +2,31 @@
 
 mod changes;
 mod container;
+mod copy_up;
 mod create;
 mod etc;
+mod events;
 mod ground;
 mod hidden;
 mod image;
 mod images;
 mod init_layer;
 mod inspect;
+mod journal;
+mod logs;
+pub(crate) mod moment;
+mod mount_points;
 mod network;
 mod oci;
 mod overlayfs;
 mod prune;
 mod ps;
 mod run;
+mod stats;
 mod system;
+mod top;
 mod transfer;
+mod update;
 mod volume;
 
 use crate::args::Call;
@@ -44,8 +53,13 @@ pub(crate) fn dispatch(call: Call, environment: &Environment) -> Result<ExitCode
         Call::Rm(args) => container::rm(&args, environment),
         Call::Port(args) => network::port(&args, environment),
         Call::Rename(args) => container::rename(&args, environment),
-        Call::Logs(args) => container::logs(&args, environment),
-        Call::Top(args) => container::top(&args, environment),
+        Call::Logs(args) => logs::logs(&args, environment),
+        Call::Top(args) => top::top(&args, environment),
+        Call::Events(args) => events::events(&args, environment),
+        Call::Pause(args) => container::pause(&args, environment),
+        Call::Unpause(args) => container::unpause(&args, environment),
+        Call::Stats(args) => stats::stats(&args, environment),
+        Call::Update(args) => update::update(&args, environment),
         Call::Exec(args) => container::exec_in(args, environment),
         Call::Ps(args) => ps::ps(&args, environment),
         Call::Version(args) => system::version(&args),

@@ -73,7 +73,7 @@ pub(super) fn joined(
 }
 
 /// Puts what is asked of the network into a configuration.
-pub(super) fn compose(
+pub(crate) fn compose(
     request: &CreateRequest,
     defaults: &Value,
     joined: Option<&ContainerConfig>,
@@ -152,14 +152,14 @@ fn bound(one: &Container) -> Vec<&BoundPort> {
 }
 
 /// `Config.ExposedPorts` of `inspect`.
-pub(super) fn exposed_object(one: &Container) -> Value {
+pub(crate) fn exposed_object(one: &Container) -> Value {
     let ports = exposed(one);
     let list = ports.into_iter().map(|port| (port.text(), json!({})));
     Value::Object(list.collect())
 }
 
 /// `HostConfig.PortBindings` of `inspect`.
-pub(super) fn bindings_object(one: &Container) -> Value {
+pub(crate) fn bindings_object(one: &Container) -> Value {
     let all = one.config.extra.contains_key("publish-all");
     let mut map = Map::new();
     for publish in &one.config.net.publish {
@@ -187,12 +187,12 @@ pub(super) fn bindings_object(one: &Container) -> Value {
 }
 
 /// `HostConfig.PublishAllPorts` of `inspect`.
-pub(super) fn publishes_all(one: &Container) -> bool {
+pub(crate) fn publishes_all(one: &Container) -> bool {
     one.config.extra.contains_key("publish-all")
 }
 
 /// The name of a container's network: what it was asked to be.
-pub(super) fn name(one: &Container) -> String {
+pub(crate) fn name(one: &Container) -> String {
     let kept = one.config.extra.get("network").and_then(Value::as_str);
     match kept {
         Some("private") | None => match one.config.network {
@@ -205,7 +205,7 @@ pub(super) fn name(one: &Container) -> String {
 }
 
 /// `NetworkSettings` of `inspect`.
-pub(super) fn settings(one: &Container) -> Value {
+pub(crate) fn settings(one: &Container) -> Value {
     let mut ports = Map::new();
     if is_up(one) {
         for port in exposed(one) {
@@ -282,7 +282,7 @@ fn net_driver(one: &Container) -> Value {
 }
 
 /// The PORTS column of `ps`. Source: `DisplayablePorts` of docker/cli.
-pub(super) fn column(one: &Container) -> String {
+pub(crate) fn column(one: &Container) -> String {
     if !is_up(one) {
         return String::new();
     }

@@ -1,12 +1,15 @@
 //! Removing what nothing uses.
 
+use std::collections::BTreeMap;
+
 use rrun_image::images::{self as library, Force, Removed};
 use rrun_runner::{Status, container};
 use rrun_store::Store;
 
 use super::ground::Ground;
 use super::image::failed;
-use super::{images as commands, volume};
+use super::ps::{bytes_of, filter_pairs, label_matches};
+use super::{images as commands, journal, moment, volume};
 use crate::args::{PruneArgs, VolumePruneArgs};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
@@ -33,23 +36,65 @@ fn reclaimed(bytes: u64) -> Result<ExitCode, Failure> {
     Ok(ExitCode::OK)
 }
 
+/// What `--filter` of a prune leaves.
+struct Wanted {
+    pairs: Vec<(String, String)>,
+    until: Option<jiff::Timestamp>,
+}
+
+impl Wanted {
+    fn parse(words: &[String]) -> Result<Self, Failure> {
+        // `label!=x` has its `=` after the `!`.
+        let pairs = filter_pairs(words, &["until", "label", "label!", "all"])?;
+        let until = pairs.iter().find(|(key, _)| key == "until");
+        let until = until.map(|(_, text)| moment::parse(text)).transpose()?;
+        Ok(Self { pairs, until })
+    }
+
+    fn includes(&self, labels: &BTreeMap<String, String>, created: &str) -> bool {
+        let young = self.until.is_some_and(|until| {
+            created
+                .parse::<jiff::Timestamp>()
+                .is_ok_and(|created| created > until)
+        });
+        !young
+            && self.pairs.iter().all(|(key, value)| match key.as_str() {
+                "label" => label_matches(labels, value),
+                "label!" => !label_matches(labels, value),
+                _ => true,
+            })
+    }
+}
+
 /// `rrun container prune`.
 pub(crate) fn containers(args: &PruneArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    let wanted = Wanted::parse(&args.filter)?;
     if !confirmed(args.force, "all stopped containers") {
         return Ok(ExitCode::OK);
     }
-    remove_stopped(environment)?;
-    reclaimed(0)
+    reclaimed(remove_stopped(environment, &wanted)?)
 }
 
-fn remove_stopped(environment: &Environment) -> Result<(), Failure> {
+fn remove_stopped(environment: &Environment, wanted: &Wanted) -> Result<u64, Failure> {
+    let mut removed = Vec::new();
+    let mut bytes = 0_u64;
     for one in container::list(&environment.containers())? {
-        if matches!(one.state.status, Status::Created | Status::Exited) {
-            container::remove(&one.dir, false)?;
-            report::line(&one.config.id)?;
+        let stopped = matches!(one.state.status, Status::Created | Status::Exited);
+        if !stopped || !wanted.includes(&one.config.labels, &one.config.created) {
+            continue;
+        }
+        let size = bytes_of(&one.dir.join("upper"));
+        // One that was started meanwhile stays.
+        if container::remove(&one.dir, false).is_ok() {
+            journal::container(&environment.data_dir, "destroy", &one.config, &[]);
+            bytes = bytes.saturating_add(size);
+            removed.push(one.config.id);
         }
     }
-    Ok(())
+    if !removed.is_empty() {
+        report::line(&format!("Deleted Containers:\n{}\n", removed.join("\n")))?;
+    }
+    Ok(bytes)
 }
 
 /// `rrun image prune`.
@@ -92,16 +137,17 @@ fn remove_images(store: &Store, environment: &Environment, all: bool) -> Result<
 
 /// `rrun system prune`.
 pub(crate) fn system(args: &PruneArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    let wanted = Wanted::parse(&args.filter)?;
     if !confirmed(args.force, "all stopped containers and what no image uses") {
         return Ok(ExitCode::OK);
     }
-    remove_stopped(environment)?;
+    let mut bytes = remove_stopped(environment, &wanted)?;
     let store = commands::store(environment)?;
     remove_images(&store, environment, args.all)?;
     if args.volumes {
-        volume::remove_unused(environment, false)?;
+        bytes += volume::remove_unused(environment, false, &|labels| !wanted.includes(labels, ""))?;
     }
-    reclaimed(collect(&store, environment)?)
+    reclaimed(bytes.saturating_add(collect(&store, environment)?))
 }
 
 /// `rrun volume prune`.
@@ -109,9 +155,21 @@ pub(crate) fn volumes(
     args: &VolumePruneArgs,
     environment: &Environment,
 ) -> Result<ExitCode, Failure> {
-    if !confirmed(args.force, "volumes that no container uses") {
+    let wanted = Wanted::parse(&args.filter)?;
+    let all = args.all
+        || wanted
+            .pairs
+            .iter()
+            .any(|(key, value)| key == "all" && value != "false");
+    let what = if all {
+        "all local volumes not used by at least one container"
+    } else {
+        "anonymous local volumes not used by at least one container"
+    };
+    if !confirmed(args.force, what) {
         return Ok(ExitCode::OK);
     }
-    volume::remove_unused(environment, args.all)?;
-    reclaimed(0)
+    reclaimed(volume::remove_unused(environment, all, &|labels| {
+        !wanted.includes(labels, "")
+    })?)
 }

@@ -1,12 +1,22 @@
 //! Named directories that outlive containers: `volumes/NAME/_data` under the data directory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rrun_runner::MountKind;
+use rrun_runner::{ContainerConfig, IdMap};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+
+use super::copy_up::{self, Owners};
+use super::ground;
+use super::hidden::Parts;
+use super::journal;
+use super::mount_points::{self, MountPoint};
+use super::ps::{filter_pairs, label_matches};
 
 use crate::args::{VolumeCreateArgs, VolumeInspectArgs, VolumeLsArgs, VolumeRmArgs};
 use crate::environment::Environment;
@@ -18,12 +28,107 @@ fn volumes_dir(environment: &Environment) -> PathBuf {
     environment.data_dir.join("volumes")
 }
 
-/// The directory of a volume's contents, made when absent. `name` was checked.
-pub(crate) fn ensure(environment: &Environment, name: &str) -> Result<PathBuf, Failure> {
-    let data = volumes_dir(environment).join(name).join("_data");
-    fs::create_dir_all(&data)
-        .map_err(|error| Failure::of(&format!("could not create volume {name}"), &error))?;
-    Ok(data)
+/// Docker's mark of volumes that nobody named.
+const ANONYMOUS: &str = "com.docker.volume.anonymous";
+/// The file beside `_data` with what was said of a volume.
+const META: &str = "volume.json";
+
+/// What was said of a volume when it was made.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Meta {
+    created: String,
+    labels: BTreeMap<String, String>,
+    options: BTreeMap<String, String>,
+}
+
+impl Meta {
+    fn load(dir: &Path) -> Self {
+        // A volume without it is one of labels and options alike.
+        let text = fs::read(dir.join(META)).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+}
+
+/// A volume to mount.
+#[derive(Debug)]
+pub(crate) struct Ensured {
+    pub(crate) name: String,
+    pub(crate) data: PathBuf,
+}
+
+/// The volume of this name, made when absent. `name` was checked.
+pub(crate) fn ensure(
+    environment: &Environment,
+    name: &str,
+    labels: &BTreeMap<String, String>,
+    options: &BTreeMap<String, String>,
+) -> Result<Ensured, Failure> {
+    let failed =
+        |error: std::io::Error| Failure::of(&format!("could not create volume {name}"), &error);
+    let dir = volumes_dir(environment).join(name);
+    let data = dir.join("_data");
+    if !data.is_dir() {
+        fs::create_dir_all(volumes_dir(environment)).map_err(failed)?;
+        fs::DirBuilder::new()
+            .mode(0o701)
+            .recursive(true)
+            .create(&dir)
+            .map_err(failed)?;
+        let meta = Meta {
+            created: Timestamp::now().to_string(),
+            labels: labels.clone(),
+            options: options.clone(),
+        };
+        let text = serde_json::to_vec(&meta)?;
+        fs::write(dir.join(META), text).map_err(failed)?;
+        fs::DirBuilder::new()
+            .mode(0o755)
+            .recursive(true)
+            .create(&data)
+            .map_err(failed)?;
+        journal::volume(environment, "create", name);
+    }
+    Ok(Ensured {
+        name: name.to_owned(),
+        data,
+    })
+}
+
+/// Fills a volume that is empty with what the image has at its place.
+pub(crate) fn fill(
+    environment: &Environment,
+    config: &ContainerConfig,
+    container: &Path,
+    point: &MountPoint,
+) -> Result<(), Failure> {
+    let data = Path::new(&point.source);
+    let mut entries = fs::read_dir(data)
+        .map_err(|error| Failure::of(&format!("could not list {}", data.display()), &error))?;
+    if entries.next().is_some() {
+        return Ok(());
+    }
+    if !environment.is_real_root && matches!(config.id_map, IdMap::Range { .. }) {
+        let argv = Parts::of_self()?.fill(container, &point.destination, data);
+        rrun_runner::userns::run(&config.id_map, &argv)?;
+        return Ok(());
+    }
+    let owners = match config.id_map {
+        IdMap::Root => Owners::Kept,
+        IdMap::Range { .. } | IdMap::Squash => Owners::Ours,
+    };
+    let (union, _lease) = ground::read_only(container, config)?;
+    copy_up::fill(&union, &point.destination, data, owners)
+}
+
+/// A new volume without a name of its own.
+pub(crate) fn anonymous(
+    environment: &Environment,
+    labels: &BTreeMap<String, String>,
+) -> Result<Ensured, Failure> {
+    let mut labels = labels.clone();
+    labels.insert(ANONYMOUS.to_owned(), String::new());
+    ensure(environment, &random_name()?, &labels, &BTreeMap::new())
 }
 
 /// `rrun volume create`.
@@ -37,19 +142,45 @@ pub(crate) fn create(
                 .hint("only local volumes are available"),
         );
     }
-    let name = match args.volume.as_ref().or(args.name.as_ref()) {
+    let options = pairs(&args.opt);
+    if let Some(key) = options
+        .keys()
+        .find(|key| !["type", "device", "o"].contains(&key.as_str()))
+    {
+        return Err(Failure::general(format!(
+            "create {}: invalid option: \"{key}\"",
+            args.volume.as_deref().unwrap_or_default()
+        )));
+    }
+    if !options.is_empty() {
+        return Err(
+            Failure::general("volumes with mount options are not available")
+                .hint("mount the directory with -v HOST:CONTAINER, or a tmpfs with --tmpfs"),
+        );
+    }
+    let labels = pairs(&args.label);
+    let made = match args.volume.as_ref().or(args.name.as_ref()) {
         Some(name) => {
-            request::volume_name(name).map_err(|failure| failure.code(ExitCode::GENERAL))?
+            let name =
+                request::volume_name(name).map_err(|failure| failure.code(ExitCode::GENERAL))?;
+            ensure(environment, &name, &labels, &options)?
         }
-        None => random_name()?,
+        None => anonymous(environment, &labels)?,
     };
-    ensure(environment, &name)?;
-    report::line(&name)?;
+    report::line(&made.name)?;
     Ok(ExitCode::OK)
 }
 
+fn pairs(words: &[String]) -> BTreeMap<String, String> {
+    words
+        .iter()
+        .map(|word| word.split_once('=').unwrap_or((word, "")))
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
+}
+
 /// 64 hex digits, as anonymous volumes and containers are named.
-pub(crate) fn random_name() -> Result<String, Failure> {
+fn random_name() -> Result<String, Failure> {
     let mut bytes = [0; 32];
     let mut source = fs::File::open("/dev/urandom")
         .map_err(|error| Failure::of("could not open /dev/urandom", &error))?;
@@ -72,31 +203,83 @@ fn names(environment: &Environment) -> Result<Vec<String>, Failure> {
     Ok(names)
 }
 
+/// Keys of `volume ls --filter`.
+const KEYS: [&str; 4] = ["dangling", "driver", "label", "name"];
+
+fn truth(value: &str) -> Result<bool, Failure> {
+    match value {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(Failure::general(format!(
+            "invalid filter 'dangling={value}'"
+        ))),
+    }
+}
+
 /// `rrun volume ls`.
 pub(crate) fn ls(args: &VolumeLsArgs, environment: &Environment) -> Result<ExitCode, Failure> {
-    let mut wanted = names(environment)?;
-    for filter in &args.filter {
-        match filter.split_once('=') {
-            Some(("name", part)) => wanted.retain(|name| name.contains(part)),
-            _ => return Err(Failure::general(format!("invalid filter '{filter}'"))),
+    let kept = environment.client_setting("volumesFormat");
+    let format = Format::parse(args.format.as_deref().or(kept.as_deref()))?;
+    let filters = filter_pairs(&args.filter, &KEYS)?;
+    let used = used(environment)?;
+    let mut rows: Vec<Value> = Vec::new();
+    for name in names(environment)? {
+        let meta = Meta::load(&volumes_dir(environment).join(&name));
+        let mut shown = true;
+        for key in KEYS {
+            let mut values = filters.iter().filter(|(other, _)| other == key).peekable();
+            if values.peek().is_none() {
+                continue;
+            }
+            let mut any = false;
+            let mut all = true;
+            for (_, value) in values {
+                let one = match key {
+                    "dangling" => truth(value)? != used.contains(&name),
+                    "driver" => value == "local",
+                    "label" => label_matches(&meta.labels, value),
+                    _ => name.contains(value.as_str()),
+                };
+                any |= one;
+                all &= one;
+            }
+            shown &= if key == "label" { all } else { any };
+        }
+        if shown {
+            rows.push(row(environment, &name, &meta, &used));
         }
     }
-    if args.quiet {
-        for name in wanted {
-            report::line(&name)?;
+    if args.quiet && args.format.is_none() {
+        for name in rows.iter().filter_map(|row| row.get("Name")?.as_str()) {
+            report::line(name)?;
         }
         return Ok(ExitCode::OK);
     }
-    let rows: Vec<Value> = wanted
-        .iter()
-        .map(|name| {
-            json!({"Driver": "local", "Name": name, "Scope": "local",
-            "Mountpoint": mountpoint(environment, name), "Labels": ""})
-        })
-        .collect();
     let columns = [("Driver", "DRIVER"), ("Name", "VOLUME NAME")];
-    report::list(&Format::parse(args.format.as_deref())?, &columns, &rows)?;
+    report::list(&format, &columns, &rows)?;
     Ok(ExitCode::OK)
+}
+
+fn row(environment: &Environment, name: &str, meta: &Meta, used: &[String]) -> Value {
+    let labels: Vec<String> = meta
+        .labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let links = used.iter().filter(|other| *other == name).count();
+    json!({
+        "Availability": "N/A",
+        "Driver": "local",
+        "Group": "N/A",
+        "Labels": labels.join(","),
+        "Links": links.to_string(),
+        "Mountpoint": mountpoint(environment, name),
+        "Name": name,
+        "Scope": "local",
+        "Size": "N/A",
+        "Status": "N/A",
+        "Label": meta.labels,
+    })
 }
 
 fn mountpoint(environment: &Environment, name: &str) -> String {
@@ -108,18 +291,32 @@ fn mountpoint(environment: &Environment, name: &str) -> String {
 }
 
 /// What `inspect` shows of a volume; `None` when there is none.
-pub(crate) fn describe(environment: &Environment, name: &str) -> Option<Value> {
-    request::volume_name(name).ok()?;
-    let data = fs::metadata(volumes_dir(environment).join(name)).ok()?;
-    let created = data
-        .modified()
-        .ok()
-        .and_then(|time| Timestamp::try_from(time).ok())
-        .map(|time| time.to_string());
-    Some(
-        json!({"CreatedAt": created, "Driver": "local", "Labels": null,
-        "Mountpoint": mountpoint(environment, name), "Name": name, "Options": null, "Scope": "local"}),
-    )
+pub(crate) fn describe(environment: &Environment, name: &str) -> Result<Option<Value>, Failure> {
+    let dir = volumes_dir(environment).join(name);
+    if request::volume_name(name).is_err() || !dir.join("_data").is_dir() {
+        return Ok(None);
+    }
+    let meta = Meta::load(&dir);
+    let or_null = |map: &BTreeMap<String, String>| {
+        if map.is_empty() {
+            Value::Null
+        } else {
+            json!(map)
+        }
+    };
+    let created: String = match meta.created.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => meta.created.clone(),
+    };
+    Ok(Some(json!({
+        "CreatedAt": created,
+        "Driver": "local",
+        "Labels": or_null(&meta.labels),
+        "Mountpoint": mountpoint(environment, name),
+        "Name": name,
+        "Options": or_null(&meta.options),
+        "Scope": "local",
+    })))
 }
 
 /// `rrun volume inspect`.
@@ -128,28 +325,39 @@ pub(crate) fn inspect(
     environment: &Environment,
 ) -> Result<ExitCode, Failure> {
     let mut found = Vec::new();
-    let mut missing = Vec::new();
+    let mut errors = Vec::new();
     for name in &args.volumes {
-        match describe(environment, name) {
+        match describe(environment, name)? {
             Some(object) => found.push(object),
-            None => missing.push(name.as_str()),
+            None => errors.push(Failure::general(format!("get {name}: no such volume"))),
         }
     }
     report::objects(args.format.as_deref(), &found)?;
-    match missing.first() {
-        Some(name) => Err(Failure::general(format!("get {name}: no such volume"))),
-        None => Ok(ExitCode::OK),
+    for failure in &errors {
+        report::failure(failure);
     }
+    Ok(if errors.is_empty() {
+        ExitCode::OK
+    } else {
+        ExitCode::GENERAL
+    })
 }
 
 /// `rrun volume rm`.
 pub(crate) fn rm(args: &VolumeRmArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let mut code = ExitCode::OK;
+    let users = users(environment)?;
     for name in &args.volumes {
-        let result = match describe(environment, name) {
-            Some(_) if used(environment)?.contains(&mountpoint(environment, name)) => {
-                Err(Failure::general(format!("remove {name}: volume is in use")))
-            }
+        let holders: Vec<&str> = users
+            .iter()
+            .filter(|(volume, _)| volume == name)
+            .map(|(_, id)| id.as_str())
+            .collect();
+        let result = match describe(environment, name)? {
+            Some(_) if !holders.is_empty() => Err(Failure::general(format!(
+                "remove {name}: volume is in use - [{}]",
+                holders.join(", ")
+            ))),
             Some(_) => remove(environment, name),
             None if args.force => Ok(()),
             None => Err(Failure::general(format!("get {name}: no such volume"))),
@@ -165,49 +373,87 @@ pub(crate) fn rm(args: &VolumeRmArgs, environment: &Environment) -> Result<ExitC
     Ok(code)
 }
 
+/// Removes a volume; files of other ids in a container's range go by its eyes.
 fn remove(environment: &Environment, name: &str) -> Result<(), Failure> {
-    fs::remove_dir_all(volumes_dir(environment).join(name)).map_err(|error| {
-        Failure::general(format!("could not remove volume {name}: {}", chain(&error)))
-    })
+    let dir = volumes_dir(environment).join(name);
+    if let Err(error) = fs::remove_dir_all(&dir) {
+        let map = super::create::id_map(environment);
+        if matches!(map, IdMap::Range { .. }) {
+            let argv = Parts::of_self()?.remove_tree(&dir);
+            rrun_runner::userns::run(&map, &argv)?;
+        }
+        if dir.is_dir() {
+            return Err(Failure::general(format!(
+                "could not remove volume {name}: {}",
+                chain(&error)
+            )));
+        }
+    }
+    journal::volume(environment, "destroy", name);
+    Ok(())
 }
 
-/// Removes the volumes that were made for a container without a name of their own.
-pub(crate) fn remove_anonymous(environment: &Environment, container: &str) -> Result<(), Failure> {
-    let prefix = format!("{container}-");
-    for name in names(environment)? {
-        if name.starts_with(&prefix) {
-            remove(environment, &name)?;
+/// Removes the volumes among these mounts that were made for their container alone and that no
+/// other uses.
+pub(crate) fn remove_anonymous(
+    environment: &Environment,
+    points: &[MountPoint],
+) -> Result<(), Failure> {
+    let used = used(environment)?;
+    for point in points.iter().filter(|point| point.anonymous) {
+        if let Some(name) = &point.name
+            && !used.contains(name)
+            && describe(environment, name)?.is_some()
+        {
+            remove(environment, name)?;
         }
     }
     Ok(())
 }
 
 /// Removes volumes that no container mounts: those without a name of their own, with `all` the
-/// others too.
-pub(crate) fn remove_unused(environment: &Environment, all: bool) -> Result<(), Failure> {
+/// others too. The bytes given back.
+pub(crate) fn remove_unused(
+    environment: &Environment,
+    all: bool,
+    keep: &dyn Fn(&BTreeMap<String, String>) -> bool,
+) -> Result<u64, Failure> {
     let used = used(environment)?;
+    let mut removed = Vec::new();
+    let mut bytes = 0_u64;
     for name in names(environment)? {
-        if (all || is_anonymous(&name)) && !used.contains(&mountpoint(environment, &name)) {
+        let dir = volumes_dir(environment).join(&name);
+        let meta = Meta::load(&dir);
+        let wanted = all || meta.labels.contains_key(ANONYMOUS);
+        if wanted && !used.contains(&name) && !keep(&meta.labels) {
+            let size = super::ps::bytes_of(&dir.join("_data"));
             remove(environment, &name)?;
-            report::line(&name)?;
+            bytes = bytes.saturating_add(size);
+            removed.push(name);
         }
     }
-    Ok(())
+    if !removed.is_empty() {
+        report::line(&format!("Deleted Volumes:\n{}\n", removed.join("\n")))?;
+    }
+    Ok(bytes)
 }
 
-/// Containers' anonymous volumes begin with 64 hex digits.
-fn is_anonymous(name: &str) -> bool {
-    name.len() >= 64 && name.bytes().take(64).all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// The directories of the host that containers mount.
-fn used(environment: &Environment) -> Result<Vec<String>, Failure> {
+/// Volumes and the containers that mount them.
+fn users(environment: &Environment) -> Result<Vec<(String, String)>, Failure> {
     let all = rrun_runner::container::list(&environment.containers())?;
-    let mounts = all.iter().flat_map(|one| &one.config.mounts);
-    Ok(mounts
-        .filter_map(|mount| match &mount.kind {
-            MountKind::Bind { source } => Some(source.display().to_string()),
-            MountKind::Tmpfs { .. } => None,
-        })
+    let mut found = Vec::new();
+    for one in &all {
+        for point in mount_points::of(one) {
+            found.extend(point.name.map(|name| (name, one.config.id.clone())));
+        }
+    }
+    Ok(found)
+}
+
+/// Names of the volumes that containers mount.
+fn used(environment: &Environment) -> Result<Vec<String>, Failure> {
+    Ok(users(environment)?
+        .into_iter()
+        .map(|(name, _)| name)
         .collect())
 }

@@ -1,5 +1,7 @@
 //! What was typed, resolved: paths made absolute, files read, values parsed.
 
+mod asked;
+mod lifecycle;
 mod mount;
 mod network;
 
@@ -8,12 +10,17 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Map, Value};
+
 use crate::args::{self, CreateArgs, ExecArgs};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::human;
 
-pub(crate) use mount::{Mount, MountSource, volume_name};
+pub(crate) use lifecycle::{Life, limits, restart};
+pub(crate) use mount::{
+    DEVICE, Mount, MountSource, PROPAGATIONS, VolumesFrom, clean_target, volume_name,
+};
 pub(crate) use network::{Mode, NetworkRequest, Port};
 
 /// What a container stands on.
@@ -85,8 +92,13 @@ pub(crate) struct CreateRequest {
     pub(crate) user: Option<String>,
     pub(crate) groups: Vec<String>,
     pub(crate) mounts: Vec<Mount>,
-    pub(crate) devices: Vec<String>,
     pub(crate) network: NetworkRequest,
+    pub(crate) volumes_from: Vec<VolumesFrom>,
+    pub(crate) life: Life,
+    /// Streams named with `-a`.
+    pub(crate) attach: Vec<String>,
+    /// What `inspect` shows of the options, by Docker's names.
+    pub(crate) asked: Map<String, Value>,
     pub(crate) host_pid: bool,
     pub(crate) host_ipc: bool,
     pub(crate) host_uts: bool,
@@ -126,16 +138,11 @@ pub(crate) struct ExecRequest {
 pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest, Failure> {
     let (root, command) = root_and_command(&mut typed, verb)?;
     let env = Variables::parse(&typed.env_file, &typed.env)?;
-    if typed
-        .userns
-        .as_deref()
-        .is_some_and(|mode| mode != "private")
-    {
-        return Err(Failure::flags(
-            "invalid value for --userns: only the default, private, is available",
-        ));
-    }
+    check_userns(&typed)?;
     let labels = labels(&typed)?;
+    let life = Life::parse(&typed)?;
+    let attach = streams(&typed)?;
+    let asked = asked::all(&typed);
     let mounts = mount::all(&typed)?;
     let network = NetworkRequest::parse(&typed)?;
     let resolver = Resolver::parse(&typed)?;
@@ -145,13 +152,10 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         command,
         name: typed.name,
         hostname: typed.hostname,
-        entrypoint: typed.entrypoint.map(|word| {
-            if word.is_empty() {
-                Vec::new()
-            } else {
-                vec![word]
-            }
-        }),
+        // An empty word drops the image's.
+        entrypoint: typed
+            .entrypoint
+            .map(|word| Vec::from_iter((!word.is_empty()).then_some(word))),
         env: env.set,
         env_unset: env.unset,
         labels,
@@ -160,8 +164,11 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         user: typed.user,
         groups: typed.group_add,
         mounts,
-        devices: typed.device,
         network,
+        volumes_from: mount::volumes_from(&typed.volumes_from)?,
+        life,
+        attach,
+        asked,
         host_pid: host_or_private("--pid", typed.pid.as_deref())?,
         host_ipc: host_or_private("--ipc", typed.ipc.as_deref())?,
         host_uts: host_or_private("--uts", typed.uts.as_deref())?,
@@ -172,11 +179,7 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         interactive: typed.interactive,
         init: typed.init,
         remove: typed.remove,
-        ulimits: typed
-            .ulimit
-            .iter()
-            .map(|word| ulimit(word))
-            .collect::<Result<_, _>>()?,
+        ulimits: ulimits(&typed.ulimit)?,
         sysctls: pairs(&typed.sysctl),
         shm_size_bytes: shm_size(typed.shm_size.as_deref())?,
         stop_signal: typed.stop_signal,
@@ -186,6 +189,30 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         platform: typed.platform,
         dry_run: typed.dry_run,
     })
+}
+
+fn check_userns(typed: &CreateArgs) -> Result<(), Failure> {
+    match typed.userns.as_deref() {
+        None | Some("private") => Ok(()),
+        Some(_) => Err(Failure::flags(
+            "invalid value for --userns: only the default, private, is available",
+        )),
+    }
+}
+
+/// The streams of `-a`.
+fn streams(typed: &CreateArgs) -> Result<Vec<String>, Failure> {
+    let named = typed.attach.iter().map(|name| name.to_ascii_lowercase());
+    let streams: Vec<String> = named.collect();
+    match streams
+        .iter()
+        .find(|name| !["stdin", "stdout", "stderr"].contains(&name.as_str()))
+    {
+        Some(name) => Err(Failure::flags(format!(
+            "invalid argument {name:?} for \"-a, --attach\" flag: valid streams are STDIN, STDOUT and STDERR"
+        ))),
+        None => Ok(streams),
+    }
 }
 
 fn root_and_command(typed: &mut CreateArgs, verb: &str) -> Result<(Root, Vec<String>), Failure> {
@@ -426,6 +453,10 @@ fn host_line(word: &str) -> Result<(String, IpAddr), Failure> {
         ip => address(ip.trim_matches(['[', ']']), "--add-host")?,
     };
     Ok((host.to_owned(), ip))
+}
+
+fn ulimits(words: &[String]) -> Result<Vec<Ulimit>, Failure> {
+    words.iter().map(|word| ulimit(word)).collect()
 }
 
 fn ulimit(word: &str) -> Result<Ulimit, Failure> {

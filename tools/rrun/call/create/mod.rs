@@ -1,5 +1,8 @@
 //! From a request and an image to a container directory.
 
+mod health;
+mod mounts;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -16,10 +19,11 @@ use serde_json::{Value, json};
 
 use super::ground::Ground;
 use super::hidden::Parts;
-use super::{etc, image, network as net, volume};
+use super::mount_points;
+use super::{etc, image, journal, network as net, volume};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
-use crate::request::{self, CreateRequest, MountSource};
+use crate::request::{self, CreateRequest};
 
 /// Seconds between the stop signal and the kill, unless told otherwise. Source: Docker.
 const STOP_TIMEOUT_S: u32 = 10;
@@ -56,20 +60,27 @@ pub(crate) fn create(
     // Who shares another's network shares its names too.
     let names = config.net.join.as_ref().map(|id| containers.join(id));
     files(request, &mut config, names.as_ref().unwrap_or(&dir));
-    config
-        .mounts
-        .extend(mounts(request, environment, &config.id)?);
     source.ground.put(&mut config);
     if request.dry_run {
         return Ok(Created { dir, config });
     }
     let dir = container::create(&containers, &config)
         .map_err(|error| Failure::from(error).code(ExitCode::ENGINE))?;
-    if let Err(failure) = fill(request, &config, &dir) {
+    let made = fill(request, &config, &dir)
+        .and_then(|()| mounts::make(request, environment, &source.defaults, &mut config, &dir))
+        .and_then(|()| Ok(config.save(&dir)?));
+    if let Err(failure) = made {
         // The first failure is the one to tell.
         drop(container::remove(&dir, true));
+        let points = mount_points::of_config(&config);
+        drop(volume::remove_anonymous(environment, &points));
         return Err(failure.code(ExitCode::ENGINE));
     }
+    if let Some(path) = &request.cidfile {
+        fs::write(path, &config.id)
+            .map_err(|error| Failure::of(&format!("could not write {}", path.display()), &error))?;
+    }
+    journal::container(&environment.data_dir, "create", &config, &[]);
     Ok(Created { dir, config })
 }
 
@@ -227,12 +238,16 @@ fn compose(
         stop_timeout_s: request.stop_timeout_s.unwrap_or(STOP_TIMEOUT_S),
         labels: labels(request, defaults),
         auto_remove: request.remove,
+        restart: request.life.restart.clone(),
+        health: health::check(request, defaults, &parts)?,
+        log: request.life.log.clone(),
+        limits: request.life.limits.clone(),
         ids_argv: parts.ids(),
         id,
         ..ContainerConfig::default()
     };
     check_supported(request)?;
-    extra(request, &mut config);
+    extra(request, defaults, &mut config);
     net::compose(request, defaults, joined.as_ref(), &mut config)?;
     Ok(config)
 }
@@ -256,18 +271,53 @@ fn labels(request: &CreateRequest, defaults: &Value) -> BTreeMap<String, String>
     labels
 }
 
+/// Where the options for `inspect` are kept in a configuration.
+pub(crate) const HOST_CONFIG: &str = "host";
+/// How output is kept unless told otherwise.
+pub(crate) const DEFAULT_LOG_DRIVER: &str = "json-file";
+
 /// What is asked for, kept for `inspect`, that the runner does not read.
-fn extra(request: &CreateRequest, config: &mut ContainerConfig) {
-    config
-        .extra
-        .insert("annotations".to_owned(), json!(request.annotations));
-    config
-        .extra
-        .insert("command".to_owned(), json!(request.command));
-    if let Some(entrypoint) = &request.entrypoint {
-        config
-            .extra
-            .insert("entrypoint".to_owned(), json!(entrypoint));
+fn extra(request: &CreateRequest, defaults: &Value, config: &mut ContainerConfig) {
+    let list = |asked: Option<&Vec<String>>, field: &str| match asked {
+        Some(words) => json!(words),
+        None => defaults.get(field).cloned().unwrap_or_default(),
+    };
+    let command = Some(&request.command).filter(|words| !words.is_empty());
+    // A new entry point also drops the image's command.
+    let cmd = match (command, &request.entrypoint) {
+        (None, Some(_)) => Value::Null,
+        (command, _) => list(command, "Cmd"),
+    };
+    let attach = if request.attach.is_empty() {
+        let mut streams = vec!["stdout".to_owned(), "stderr".to_owned()];
+        if request.interactive {
+            streams.push("stdin".to_owned());
+        }
+        streams
+    } else {
+        request.attach.clone()
+    };
+    let kept = [
+        ("annotations", json!(request.annotations)),
+        ("command", json!(request.command)),
+        ("cmd", cmd),
+        (
+            "entrypoint",
+            list(request.entrypoint.as_ref(), "Entrypoint"),
+        ),
+        ("attach", json!(attach)),
+        ("stop_timeout", json!(request.stop_timeout_s.is_some())),
+        (
+            "volumes",
+            defaults.get("Volumes").cloned().unwrap_or_default(),
+        ),
+        (HOST_CONFIG, Value::Object(request.asked.clone())),
+    ];
+    for (key, value) in kept {
+        config.extra.insert(key.to_owned(), value);
+    }
+    if let Some(check) = health::shown(request, defaults) {
+        config.extra.insert("healthcheck".to_owned(), check);
     }
 }
 
@@ -278,7 +328,6 @@ fn check_supported(request: &CreateRequest) -> Result<(), Failure> {
         (request.host_pid, "--pid host"),
         (request.host_ipc, "--ipc host"),
         (request.host_uts, "--uts host"),
-        (!request.devices.is_empty(), "--device"),
         (!request.sysctls.is_empty(), "--sysctl"),
     ];
     match asked.iter().find(|(asked, _)| *asked) {
@@ -291,7 +340,7 @@ fn check_supported(request: &CreateRequest) -> Result<(), Failure> {
 }
 
 /// Real ids for root, a range where the user has one and the helpers are there, else one id.
-fn id_map(environment: &Environment) -> IdMap {
+pub(crate) fn id_map(environment: &Environment) -> IdMap {
     if environment.is_real_root {
         return IdMap::Root;
     }
@@ -369,51 +418,5 @@ fn fill(request: &CreateRequest, config: &ContainerConfig, dir: &Path) -> Result
         dir.join("resolv.conf"),
         etc::resolv_conf(&request.resolver, config),
     )?;
-    if let Some(path) = &request.cidfile {
-        fs::write(path, &config.id)
-            .map_err(|error| Failure::of(&format!("could not write {}", path.display()), &error))?;
-    }
     Ok(())
-}
-
-fn mounts(
-    request: &CreateRequest,
-    environment: &Environment,
-    id: &str,
-) -> Result<Vec<Mount>, Failure> {
-    let mut mounts = Vec::new();
-    for (index, mount) in request.mounts.iter().enumerate() {
-        let kind = match &mount.source {
-            MountSource::Bind { path, create } => {
-                if *create && fs::symlink_metadata(path).is_err() && !request.dry_run {
-                    fs::create_dir_all(path).map_err(|error| {
-                        let action = format!("could not create {}", path.display());
-                        Failure::of(&action, &error).code(ExitCode::ENGINE)
-                    })?;
-                }
-                MountKind::Bind {
-                    source: path.clone(),
-                }
-            }
-            MountSource::Volume(name) => MountKind::Bind {
-                source: volume::ensure(environment, name)?,
-            },
-            MountSource::Anonymous => {
-                // Named after its container, so that `rm -v` finds it.
-                let name = format!("{id}-{index}");
-                MountKind::Bind {
-                    source: volume::ensure(environment, &name)?,
-                }
-            }
-            MountSource::Tmpfs => MountKind::Tmpfs {
-                options: mount.options.clone(),
-            },
-        };
-        mounts.push(Mount {
-            target: PathBuf::from(&mount.target),
-            kind,
-            read_only: mount.read_only,
-        });
-    }
-    Ok(mounts)
 }
