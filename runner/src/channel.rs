@@ -31,8 +31,8 @@ pub(crate) enum Message {
     Process(i32),
     /// The network is ready; to the container's first process, without saying what it is.
     NetworkReady,
-    /// What the network became.
-    Network(Box<crate::net::NetState>),
+    /// What the network became, and whether a process stays that holds it.
+    Network(Box<crate::net::NetState>, bool),
     /// Something failed.
     Failed(Failure),
     /// The start options; with a descriptor when a client is attached from the beginning.

@@ -73,7 +73,7 @@ fn run(
             plug_in(dir, config, &netns, &mut state)?;
         }
         if listeners.is_empty() {
-            return channel::send(line.as_fd(), &Message::Network(Box::new(state)), &[])
+            return channel::send(line.as_fd(), &Message::Network(Box::new(state), false), &[])
                 .step("speak to the monitor");
         }
     } else if !root {
@@ -166,8 +166,12 @@ impl Life<'_> {
             let made = Proxy::new(inside, self.listeners, target, &poller);
             proxy = Some(made.step("watch the published ports")?);
         }
-        channel::send(self.line.as_fd(), &Message::Network(Box::new(state)), &[])
-            .step("speak to the monitor")?;
+        channel::send(
+            self.line.as_fd(),
+            &Message::Network(Box::new(state), true),
+            &[],
+        )
+        .step("speak to the monitor")?;
         carry(&poller, proxy, uplink)
     }
 }

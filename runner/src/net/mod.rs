@@ -128,17 +128,21 @@ pub(crate) fn start(
 /// Hears from the helper until the network is ready.
 fn hear(line: &OwnedFd, dir: &Path) -> Result<(Option<Pid>, NetState), RunnerError> {
     let failed = |text: String| RunnerError::Failed(Failure::setup(text));
-    let mut pid = None;
+    // Two processes speak, each when it comes to it.
+    let (mut pid, mut network) = (None, None);
     loop {
+        match network.take() {
+            Some((state, false)) => return Ok((None, state)),
+            Some((state, true)) if pid.is_some() => return Ok((pid, state)),
+            other => network = other,
+        }
         if !wait_readable(line.as_fd(), READY_MS) {
             return Err(failed("the network was not ready in time".to_owned()));
         }
         match channel::receive(line).at("hear from the network helper of", dir)? {
             Some((Message::Process(raw), _)) => pid = Pid::from_raw(raw),
             Some((Message::Failed(failure), _)) => return Err(RunnerError::Failed(failure)),
-            Some((Message::Network(state), _)) => {
-                return Ok((pid, *state));
-            }
+            Some((Message::Network(state, stays), _)) => network = Some((*state, stays)),
             Some(_) | None => {
                 let said = crate::monitor::last_line(&dir.join(crate::monitor::SERVER_LOG));
                 return Err(failed(match said {

@@ -42,9 +42,15 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// What [`UplinkChoice::Auto`] tries on this host for an ordinary user, in order.
+    /// What [`UplinkChoice::Auto`] tries on this host for an ordinary user, in order: our own
+    /// stack, which starts fastest, carries most and needs least; but where the host itself has
+    /// no IPv4, which is all our stack speaks, the programs first.
     #[must_use]
     pub fn order(&self) -> Vec<UplinkChoice> {
+        self.order_for(host_has_ipv4())
+    }
+
+    fn order_for(&self, ipv4: bool) -> Vec<UplinkChoice> {
         let mut order = Vec::new();
         if self.pasta.is_some() {
             order.push(UplinkChoice::Pasta);
@@ -52,9 +58,17 @@ impl Programs {
         if self.slirp4netns.is_some() {
             order.push(UplinkChoice::Slirp4netns);
         }
-        order.push(UplinkChoice::Builtin);
+        let place = if ipv4 { 0 } else { order.len() };
+        order.insert(place, UplinkChoice::Builtin);
         order
     }
+}
+
+/// Whether the host would know where to send a packet by IPv4. None is sent: the address is one
+/// that documentation uses. Source: RFC 5737.
+fn host_has_ipv4() -> bool {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0));
+    socket.is_ok_and(|socket| socket.connect((Ipv4Addr::new(203, 0, 113, 1), 9)).is_ok())
 }
 
 /// A program that is the uplink.
@@ -259,4 +273,22 @@ fn said_since(log: &Path, start: u64) -> Option<String> {
         // Distributions without a system logger make pasta say so at every line.
         .find(|line| !line.is_empty() && !line.contains("syslog"))
         .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_stack_comes_first_where_there_is_ipv4() {
+        use UplinkChoice::{Builtin, Pasta, Slirp4netns};
+        let none = Programs::default();
+        assert_eq!(none.order_for(false), [Builtin]);
+        let both = Programs {
+            pasta: Some("/p".into()),
+            slirp4netns: Some("/s".into()),
+        };
+        assert_eq!(both.order_for(true), [Builtin, Pasta, Slirp4netns]);
+        assert_eq!(both.order_for(false), [Pasta, Slirp4netns, Builtin]);
+    }
 }
