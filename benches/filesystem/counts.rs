@@ -51,7 +51,7 @@ pub(crate) fn measure(
     println!("| operation | server | requests | system calls | which (per operation) |");
     println!("|---|---|---|---|---|");
     for contender in contenders.iter_mut() {
-        let serves = matches!(contender.kind, Kind::FuseOverlayfs | Kind::Ours);
+        let serves = !matches!(contender.kind, Kind::Native | Kind::Overlay);
         if !serves || contender.missing.is_some() {
             continue;
         }

@@ -11,6 +11,7 @@
 )]
 
 mod counts;
+mod image;
 mod mounts;
 mod options;
 #[path = "../support/mod.rs"]
@@ -29,6 +30,7 @@ use work::{Stage, WORKLOADS, Workload};
 /// Room for the layers, a native copy and the uppers, several times over.
 const TMPFS_SIZE: &str = "size=4g";
 const MOUNT_ROW: &str = "mount";
+const KINDS: usize = Kind::ALL.len();
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -67,6 +69,12 @@ fn measure(dir: &Path, settings: &Settings) -> Result<(), String> {
         .iter()
         .map(|kind| Contender::new(*kind, dir, settings))
         .collect();
+    if let Some(ours) = contenders
+        .iter_mut()
+        .find(|one| one.kind == Kind::OurImage && one.missing.is_none())
+    {
+        ours.missing = image::load(dir, settings).err();
+    }
     heading(settings);
     if settings.counts {
         return counts::measure(dir, settings, &mut contenders);
@@ -202,9 +210,9 @@ fn settled(
 
 /// What was measured: seconds by row and contender.
 struct Table {
-    rows: Vec<(&'static str, [Vec<f64>; 4])>,
+    rows: Vec<(&'static str, [Vec<f64>; KINDS])>,
     faults: Vec<String>,
-    missing: [Option<String>; 4],
+    missing: [Option<String>; KINDS],
     filter: Option<String>,
 }
 
@@ -240,9 +248,9 @@ impl Table {
 
     fn print(&self) {
         println!(
-            "| median, ms | native | overlay | fuse-overlayfs | ours | ours / fuse-overlayfs | ours / overlay |"
+            "| median, ms | native | overlay | fuse-overlayfs | ours | our image | ours / fuse-overlayfs | ours / overlay | our image / fuse-overlayfs | our image / overlay |"
         );
-        println!("|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|");
         for (name, cells) in self.rows.iter().filter(|(name, _)| self.wants(name)) {
             let medians: Vec<Option<f64>> =
                 cells.iter().map(|values| figures::median(values)).collect();
@@ -252,9 +260,11 @@ impl Table {
                 line.push_str(&format!(" {text} |"));
             }
             println!(
-                "{line} {} | {} |",
+                "{line} {} | {} | {} | {} |",
                 figures::ratio(medians[3], medians[2]),
-                figures::ratio(medians[3], medians[1])
+                figures::ratio(medians[3], medians[1]),
+                figures::ratio(medians[4], medians[2]),
+                figures::ratio(medians[4], medians[1])
             );
         }
         println!();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use crate::image;
 use crate::options::Settings;
 use crate::support::program;
 use crate::tree;
@@ -18,13 +19,20 @@ pub(crate) enum Kind {
     Overlay,
     /// fuse-overlayfs.
     FuseOverlayfs,
-    /// `rrun overlayfs`.
+    /// `rrun overlayfs` on the layers' directories.
     Ours,
+    /// `rrun overlayfs` on the layers as an image in the store, merged when it was loaded.
+    OurImage,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::Native, Self::Overlay, Self::FuseOverlayfs, Self::Ours];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Native,
+        Self::Overlay,
+        Self::FuseOverlayfs,
+        Self::Ours,
+        Self::OurImage,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -32,6 +40,7 @@ impl Kind {
             Self::Overlay => "overlay",
             Self::FuseOverlayfs => "fuse-overlayfs",
             Self::Ours => "ours",
+            Self::OurImage => "image",
         }
     }
 }
@@ -56,8 +65,12 @@ impl Contender {
             Kind::FuseOverlayfs if program::find(&settings.peer).is_none() => {
                 Some(absent(&settings.peer))
             }
-            Kind::Ours if program::find(&settings.rrun).is_none() => Some(absent(&settings.rrun)),
-            Kind::Native | Kind::Overlay | Kind::FuseOverlayfs | Kind::Ours => None,
+            Kind::Ours | Kind::OurImage if program::find(&settings.rrun).is_none() => {
+                Some(absent(&settings.rrun))
+            }
+            Kind::Native | Kind::Overlay | Kind::FuseOverlayfs | Kind::Ours | Kind::OurImage => {
+                None
+            }
         };
         Self {
             kind,
@@ -149,11 +162,16 @@ impl Contender {
             Kind::Native => return Err("a directory is not mounted".to_owned()),
             Kind::Overlay => ("mount", &settings.overlay_options),
             Kind::FuseOverlayfs => (settings.peer.as_str(), &settings.peer_options),
-            Kind::Ours => (settings.rrun.as_str(), &settings.rrun_options),
+            Kind::Ours | Kind::OurImage => (settings.rrun.as_str(), &settings.rrun_options),
+        };
+        let lower = if self.kind == Kind::OurImage {
+            let store = image::data_root(base);
+            format!("image={},data_root={}", image::NAME, store.display())
+        } else {
+            format!("lowerdir={}", lower.join(":"))
         };
         let mut options = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            lower.join(":"),
+            "{lower},upperdir={},workdir={}",
             upper.display(),
             work.display()
         );
@@ -170,7 +188,7 @@ impl Contender {
         };
         match self.kind {
             Kind::Overlay => command.args(["-t", "overlay", "overlay"]),
-            Kind::Ours => command.arg("overlayfs"),
+            Kind::Ours | Kind::OurImage => command.arg("overlayfs"),
             Kind::Native | Kind::FuseOverlayfs => &mut command,
         };
         if foreground {

@@ -11,7 +11,7 @@ pub(crate) const USAGE: &str = "cargo bench --bench filesystem -- [OPTIONS]
   --layers N             lower directories (6)
   --userns               in a user namespace even as root; others always are
   --disk DIR             work below DIR instead of on a tmpfs
-  --only LIST            contenders, of native,overlay,fuse-overlayfs,ours
+  --only LIST            contenders, of native,overlay,fuse-overlayfs,ours,image
   --rows TEXT            only workloads whose name contains TEXT
   --rrun PATH            the binary to measure (the one cargo just built)
   --rrun-options LIST    its mount options (metacopy=on,redirect_dir=on)

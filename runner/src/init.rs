@@ -215,8 +215,11 @@ fn mount_fuse(line: &Line<'_>) -> Result<OwnedFd, Failure> {
     ];
     let mount =
         mounts::new("fuse", &options, MountAttrFlags::empty()).step("mount the file system")?;
-    channel::send_bytes(server, b"fuse", &[device.as_fd()])
-        .step("hand the file system to its server")?;
+    // The server looks up in it where the askers run; refused below a masked /proc.
+    let procfs = mounts::new("proc", &[], mounts::INERT).ok();
+    let mut fds = vec![device.as_fd()];
+    fds.extend(procfs.as_ref().map(AsFd::as_fd));
+    channel::send_bytes(server, b"fuse", &fds).step("hand the file system to its server")?;
     Ok(mount)
 }
 

@@ -34,7 +34,8 @@ pub struct LowerEntry<'a> {
 /// Where the contents of a regular file are.
 #[derive(Debug)]
 pub enum Data {
-    /// A file opened for reading whose bytes `0..size` are the contents.
+    /// A file opened for reading whose bytes `0..size` are the contents; who reads it notices when
+    /// some of them are missing.
     File(File),
     /// The contents themselves.
     Bytes(Box<[u8]>),

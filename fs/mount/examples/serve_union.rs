@@ -25,7 +25,7 @@ fn main() {
     };
     let union = Arc::new(Union::open(lower, Some((upper, work)), options).expect("union"));
     let mounted = mount(place, "serve_union", MountFlags::empty()).expect("mount");
-    let device = mounted.device().expect("device");
+    let connection = mounted.connection().expect("device");
     let (options, stats) = (ServeOptions::default(), Stats::default());
-    serve(&device, &union, &options, &stats, &|| {}).expect("serve");
+    serve(&connection, &union, &options, &stats, &|| {}).expect("serve");
 }

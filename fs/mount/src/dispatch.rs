@@ -75,13 +75,12 @@ pub(crate) fn dispatch(
         op::RENAME => call.rename(false),
         op::RENAME2 => call.rename(true),
         op::LINK => call.link(),
-        op::OPEN | op::OPENDIR => match options.open_mode {
-            OpenMode::Silent => Err(Errno::ENOSYS),
-            OpenMode::KeepCache => {
-                call.reply.open_out(KEEP_CACHE);
-                Ok(())
-            }
-        },
+        op::OPEN | op::OPENDIR if options.open_mode == OpenMode::Silent => Err(Errno::ENOSYS),
+        op::OPEN => call.open(),
+        op::OPENDIR => {
+            call.reply.open_out(KEEP_CACHE);
+            Ok(())
+        }
         op::READ => call.read(),
         op::WRITE => call.write(session.writeback),
         op::STATFS => call.statfs(),
@@ -279,6 +278,16 @@ impl Call<'_, '_> {
         let name = self.body.name()?;
         let entry = self.union.link(from, self.ino, name);
         self.give(entry)
+    }
+
+    /// `struct fuse_open_in`.
+    fn open(&mut self) -> Result<(), Errno> {
+        const ACCESS_MODE: u32 = 3;
+        if self.body.u32()? & ACCESS_MODE != 0 {
+            self.union.prepare_write(self.ino)?;
+        }
+        self.reply.open_out(KEEP_CACHE);
+        Ok(())
     }
 
     /// `struct fuse_read_in`.

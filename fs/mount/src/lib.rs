@@ -5,6 +5,8 @@
 //! how a worker waits, see docs/decisions.md.
 
 mod dispatch;
+mod follow;
+mod lead;
 mod mountpoint;
 mod negotiate;
 mod options;
@@ -16,5 +18,5 @@ mod wire;
 
 pub use mountpoint::{Mountpoint, mount};
 pub use options::{OpenMode, ServeOptions};
-pub use server::{ServeError, serve};
+pub use server::{Connection, ServeError, serve};
 pub use stats::{OpCount, Stats};

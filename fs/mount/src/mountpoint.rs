@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crate::server::Connection;
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -47,13 +48,18 @@ pub fn mount(path: &Path, name: &str, flags: MountFlags) -> io::Result<Mountpoin
 }
 
 impl Mountpoint {
-    /// The connection's descriptor, to be given to [`serve`](crate::serve).
+    /// The connection, to be given to [`serve`](crate::serve).
     ///
     /// # Errors
     ///
     /// `EMFILE`.
-    pub fn device(&self) -> io::Result<File> {
-        self.device.as_fd().try_clone_to_owned().map(File::from)
+    pub fn connection(&self) -> io::Result<Connection> {
+        let device = self.device.as_fd().try_clone_to_owned()?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Connection {
+            device: File::from(device),
+            proc: rustix::fs::open("/proc", flags, Mode::empty()).ok(),
+        })
     }
 
     /// Where it is mounted.

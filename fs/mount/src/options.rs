@@ -5,7 +5,8 @@
 pub enum OpenMode {
     /// `ENOSYS` once: the kernel then opens and closes without asking, and keeps its page cache.
     Silent,
-    /// Each open is a request; the page cache is kept across opens.
+    /// Each open is a request, and copies up a file that is opened for writing, as the kernel's
+    /// overlayfs does; the page cache is kept across opens.
     KeepCache,
 }
 
@@ -19,6 +20,8 @@ pub struct ServeOptions {
     pub writeback: bool,
     /// What an open costs.
     pub open_mode: OpenMode,
+    /// Whether a worker goes to the processor of whoever asks.
+    pub follow: bool,
     /// Longest busy wait for the next request, in microseconds; 0 sleeps at once.
     pub spin_us: u32,
     /// Largest read or write request, in bytes.
@@ -31,6 +34,7 @@ impl Default for ServeOptions {
             threads: 2,
             writeback: true,
             open_mode: OpenMode::Silent,
+            follow: true,
             spin_us: 100,
             transfer_bytes_max: 1 << 20,
         }

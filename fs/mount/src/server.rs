@@ -2,22 +2,24 @@
 //!
 //! Most requests are answered in a few microseconds, less than it takes to wake a thread, so the
 //! leader answers them itself and meanwhile lets the next ones queue. Before one that may take
-//! long it hands the lead to another worker. The leader polls for a short while after a request,
-//! because the next one usually follows; when nothing comes it sleeps, and an idle server never
-//! wakes.
+//! long it hands the lead to another worker. The leader goes to the processor of whoever asks
+//! (`follow`) and sleeps between requests; while it cannot tell, it polls for a short while after a
+//! request, because the next one usually follows. An idle server never wakes.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rrun_core::Errno;
 use rrun_union::Union;
 
 use crate::dispatch::{Answer, dispatch};
+use crate::follow::Advice;
+use crate::lead::{Lead, Seat};
 use crate::negotiate::{self, Session};
 use crate::options::ServeOptions;
 use crate::seek::{self, Seek};
@@ -66,14 +68,22 @@ struct Server<'a> {
     options: ServeOptions,
     stats: &'a Stats,
     session: OnceLock<Session>,
-    /// Whether somebody leads.
-    led: Mutex<bool>,
-    vacancy: Condvar,
+    lead: Lead,
     stop: AtomicBool,
     failure: Mutex<Option<ServeError>>,
     /// To the thread that answers where data and holes are; `None` ends it.
     seeks: mpsc::Sender<Option<Seek>>,
     ended: &'a (dyn Fn() + Sync),
+}
+
+/// A mounted connection, as [`serve`] needs it.
+#[derive(Debug)]
+pub struct Connection {
+    /// `/dev/fuse`, as it was mounted.
+    pub device: File,
+    /// A `/proc` of the process id namespace of whoever mounted: where the askers' processors are
+    /// looked up. Without one they are not followed.
+    pub proc: Option<OwnedFd>,
 }
 
 /// Serves `union` on a mounted connection until it is unmounted.
@@ -85,12 +95,15 @@ struct Server<'a> {
 ///
 /// When the connection breaks; unmounting is no error.
 pub fn serve(
-    device: &File,
+    connection: &Connection,
     union: &Arc<Union>,
     options: &ServeOptions,
     stats: &Stats,
     ended: &(dyn Fn() + Sync),
 ) -> Result<(), ServeError> {
+    let device = &connection.device;
+    let proc = connection.proc.as_ref().filter(|_| options.follow);
+    let proc = proc.and_then(|proc| proc.try_clone().ok());
     let poll = if options.spin_us == 0 {
         None
     } else {
@@ -104,8 +117,7 @@ pub fn serve(
         options: *options,
         stats,
         session: OnceLock::new(),
-        led: Mutex::new(false),
-        vacancy: Condvar::new(),
+        lead: Lead::new(proc),
         stop: AtomicBool::new(false),
         failure: Mutex::new(None),
         seeks,
@@ -187,25 +199,7 @@ impl Server<'_> {
         self.stop.store(true, Ordering::Release);
         // It may have ended already.
         let _told = self.seeks.send(None);
-        let _led = self.led.lock().unwrap_or_else(PoisonError::into_inner);
-        self.vacancy.notify_all();
-    }
-
-    fn take_lead(&self) -> bool {
-        let mut led = self.led.lock().unwrap_or_else(PoisonError::into_inner);
-        while *led && !self.stop.load(Ordering::Acquire) {
-            led = self
-                .vacancy
-                .wait(led)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        *led = true;
-        !self.stop.load(Ordering::Acquire)
-    }
-
-    fn give_lead(&self) {
-        *self.led.lock().unwrap_or_else(PoisonError::into_inner) = false;
-        self.vacancy.notify_one();
+        self.lead.close();
     }
 
     fn work(&self) {
@@ -217,37 +211,62 @@ impl Server<'_> {
             budget: Duration::ZERO,
             most,
         };
-        while self.take_lead() {
-            loop {
-                let (len, source) = match self.next(&mut buffer, &mut patience) {
-                    Ok(Some(next)) => next,
-                    Ok(None) => {
-                        (self.ended)();
-                        self.halt();
-                        return;
-                    }
-                    Err(error) => {
-                        self.fail(ServeError::Device(error));
-                        return;
-                    }
-                };
-                let Some(request) = Request::parse(&buffer[..len]) else {
-                    continue;
-                };
-                let long = self.options.threads > 1 && may_take_long(&request);
-                if long {
-                    self.give_lead();
+        while let Some(seat) = self.lead.take() {
+            if !self.serve_leading(seat, &mut buffer, &mut reply, &mut patience) {
+                return;
+            }
+        }
+    }
+
+    /// Answers requests until the lead is given away; false when there will be no more.
+    fn serve_leading(
+        &self,
+        mut seat: Seat,
+        buffer: &mut [u8],
+        reply: &mut Reply,
+        patience: &mut Patience,
+    ) -> bool {
+        let helped = self.options.threads > 1;
+        let mut answered = Instant::now();
+        loop {
+            let (len, source) = match self.next(buffer, patience, seat.bound()) {
+                Ok(Some(next)) => next,
+                Ok(None) => {
+                    (self.ended)();
+                    self.halt();
+                    return false;
                 }
-                let mut given = long;
-                self.answer(&request, source, &mut reply, &mut || {
-                    if self.options.threads > 1 && !given {
-                        given = true;
-                        self.give_lead();
-                    }
-                });
-                if given {
-                    break;
+                Err(error) => {
+                    self.fail(ServeError::Device(error));
+                    return false;
                 }
+            };
+            let Some(request) = Request::parse(&buffer[..len]) else {
+                continue;
+            };
+            let pause = answered.elapsed();
+            let bound = seat.bound();
+            let advice = seat.follow.advise(request.pid, pause, bound);
+            let mut held = Some(seat);
+            let mut leave = || {
+                if helped && let Some(seat) = held.take() {
+                    self.lead.give(seat, bound);
+                }
+            };
+            if may_take_long(&request) {
+                leave();
+            }
+            self.answer(&request, source, reply, &mut leave);
+            let Some(still) = held else { return true };
+            seat = still;
+            answered = Instant::now();
+            match advice {
+                Advice::Stay => {}
+                Advice::LetGo => self.lead.let_go(&mut seat),
+                Advice::Move(processor) => match self.lead.move_to(seat, processor) {
+                    Some(still) => seat = still,
+                    None => return true,
+                },
             }
         }
     }
@@ -257,8 +276,11 @@ impl Server<'_> {
         &self,
         buffer: &mut [u8],
         patience: &mut Patience,
+        bound: Option<usize>,
     ) -> io::Result<Option<(usize, Source)>> {
-        if let Some(poll) = &self.poll
+        // On the asker's processor polling would only be in its way.
+        if bound.is_none()
+            && let Some(poll) = &self.poll
             && patience.budget > Duration::ZERO
         {
             let start = Instant::now();

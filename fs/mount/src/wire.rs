@@ -51,6 +51,8 @@ pub(crate) struct Request<'a> {
     pub(crate) node: u64,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    /// The thread that asks, in the namespace of whoever mounted; 0 when it has no number there.
+    pub(crate) pid: u32,
     pub(crate) body: Body<'a>,
 }
 
@@ -68,12 +70,14 @@ impl<'a> Request<'a> {
         let node = header.u64().ok()?;
         let uid = header.u32().ok()?;
         let gid = header.u32().ok()?;
+        let pid = header.u32().ok()?;
         Some(Self {
             opcode,
             unique,
             node,
             uid,
             gid,
+            pid,
             body: Body(bytes.get(IN_HEADER..len)?),
         })
     }

@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rrun_core::{Data, Errno, FileType, NodeId};
+use rrun_core::{Errno, FileType, NodeId};
 
 use crate::cursor::Cursor;
-use crate::fill::Fill;
+use crate::fill::{Below, Fill};
 use crate::meta::{OVERRIDE_STAT, Virtual};
 use crate::node::{Dir, Node, Slot, State, Where};
 use crate::types::{Entry, Ino};
@@ -87,9 +87,8 @@ impl Union {
             return Ok(None);
         };
         let lower = self.lower.locate(&locator)?.ok_or(Errno::EIO)?;
-        let data: Data = self.lower.data(lower)?;
         Ok(Some(Arc::new(Fill::new(
-            Arc::new(data),
+            Below::closed(&self.lower, lower),
             size.min(disk.attr.size),
             false,
         ))))

@@ -24,8 +24,8 @@ const SHARDS: usize = 8;
 /// The contents of a file, open.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// A lower file.
-    Lower(Data),
+    /// A lower file of this many bytes.
+    Lower { data: Arc<Data>, size: u64 },
     /// An upper file; `fill` tells what is still in the lower one.
     Upper {
         file: Arc<File>,
@@ -34,20 +34,45 @@ pub(crate) enum Source {
 }
 
 impl Source {
+    /// The one file that has all contents, if there is one.
+    pub(crate) fn whole(&self) -> Option<&File> {
+        match self {
+            Self::Lower { data, .. } => match &**data {
+                Data::File(file) => Some(file),
+                Data::Bytes(_) => None,
+            },
+            Self::Upper { file, fill } => fill
+                .as_ref()
+                .is_none_or(|fill| fill.is_complete())
+                .then_some(&**file),
+        }
+    }
+
     /// Reads what is in memory, without waiting for a disk; `None` when some of it is not.
     pub(crate) fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
-        let file = match self {
-            Self::Lower(Data::File(file)) => file,
-            Self::Upper { file, fill } if fill.as_ref().is_none_or(|f| f.is_complete()) => file,
-            Self::Lower(Data::Bytes(_)) | Self::Upper { .. } => return None,
+        let (file, size) = match self {
+            Self::Lower { data, size } => match &**data {
+                Data::File(file) => (file, Some(*size)),
+                Data::Bytes(_) => return self.read_at(offset, buffer).ok(),
+            },
+            Self::Upper { file, fill } if fill.as_ref().is_none_or(|f| f.is_complete()) => {
+                (&**file, None)
+            }
+            Self::Upper { .. } => return None,
         };
+        let want = size.map_or(buffer.len(), |size| wanted(offset, buffer.len(), size));
         let mut done = 0;
-        while done < buffer.len() {
-            let mut parts = [IoSliceMut::new(&mut buffer[done..])];
+        while done < want {
+            let mut parts = [IoSliceMut::new(&mut buffer[done..want])];
             let at = offset + done as u64;
             match preadv2(file, &mut parts, at, ReadWriteFlags::NOWAIT) {
+                Ok(0) if size.is_some() => return None,
                 Ok(0) => break,
                 Ok(count) => done += count,
+                // A file system without the flag may still never wait.
+                Err(rustix::io::Errno::OPNOTSUPP) if is_in_memory(file) => {
+                    return self.read_at(offset, buffer).ok();
+                }
                 Err(_) => return None,
             }
         }
@@ -69,7 +94,16 @@ impl Source {
     /// Reads at an offset; short only at the end of the file.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         match self {
-            Self::Lower(data) => read_data(data, offset, buffer),
+            Self::Lower { data, size } => {
+                let want = wanted(offset, buffer.len(), *size);
+                let count = read_data(data, offset, &mut buffer[..want])?;
+                // A file that lost its end would otherwise read as a shorter one.
+                if count == want {
+                    Ok(count)
+                } else {
+                    Err(Errno::EIO)
+                }
+            }
             Self::Upper {
                 file,
                 fill: Some(fill),
@@ -77,6 +111,21 @@ impl Source {
             Self::Upper { file, fill: None } => read_file(file, offset, buffer),
         }
     }
+}
+
+/// How many of `len` bytes at `offset` a file of `size` bytes has.
+fn wanted(offset: u64, len: usize, size: u64) -> usize {
+    usize::try_from(size.saturating_sub(offset)).map_or(len, |left| left.min(len))
+}
+
+/// Whether a file's contents are never on a disk. Source: `linux/magic.h`.
+fn is_in_memory(file: &File) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    const RAMFS_MAGIC: u64 = 0x8584_58f6;
+    rustix::fs::fstatfs(file).is_ok_and(|space| {
+        let kind = u64::try_from(space.f_type).unwrap_or(0);
+        kind == TMPFS_MAGIC || kind == RAMFS_MAGIC
+    })
 }
 
 pub(crate) fn read_file(file: &File, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {

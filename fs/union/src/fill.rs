@@ -7,9 +7,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use rrun_core::{Data, Errno};
+use rrun_core::{Data, Errno, Lower, NodeId};
 use rustix::fs::{self as rfs, SeekFrom};
 
 use crate::fds::{read_data, read_file};
@@ -24,7 +24,7 @@ const COPY_CHUNK: usize = 1 << 20;
 /// What of an upper file is still in the lower one.
 #[derive(Debug)]
 pub(crate) struct Fill {
-    lower: Arc<Data>,
+    lower: Below,
     /// Bytes of the lower file that count; the rest was truncated away.
     valid: AtomicU64,
     /// Nothing is missing any more.
@@ -33,9 +33,41 @@ pub(crate) struct Fill {
     written: Mutex<Option<Vec<(u64, u64)>>>,
 }
 
+/// The lower file, opened when it is first read.
+#[derive(Debug)]
+pub(crate) struct Below {
+    data: OnceLock<Arc<Data>>,
+    tree: Option<(Arc<dyn Lower>, NodeId)>,
+}
+
+impl Below {
+    pub(crate) fn closed(tree: &Arc<dyn Lower>, node: NodeId) -> Self {
+        Self {
+            data: OnceLock::new(),
+            tree: Some((Arc::clone(tree), node)),
+        }
+    }
+
+    pub(crate) fn open(data: Arc<Data>) -> Self {
+        Self {
+            data: OnceLock::from(data),
+            tree: None,
+        }
+    }
+
+    fn get(&self) -> Result<&Data, Errno> {
+        if let Some(data) = self.data.get() {
+            return Ok(data);
+        }
+        let (tree, node) = self.tree.as_ref().ok_or(Errno::EIO)?;
+        let data = Arc::new(tree.data(*node)?);
+        Ok(self.data.get_or_init(|| data))
+    }
+}
+
 impl Fill {
     /// A copy of which nothing is written yet (`fresh`), or one found on disk.
-    pub(crate) fn new(lower: Arc<Data>, valid: u64, fresh: bool) -> Self {
+    pub(crate) fn new(lower: Below, valid: u64, fresh: bool) -> Self {
         Self {
             lower,
             valid: AtomicU64::new(valid),
@@ -135,7 +167,7 @@ impl Fill {
             let from = usize::try_from(start - offset).unwrap_or(usize::MAX);
             let to = usize::try_from(stop - offset).unwrap_or(usize::MAX);
             let part = buffer.get_mut(from..to).ok_or(Errno::EIO)?;
-            let got = read_data(&self.lower, start, part)?;
+            let got = read_data(self.lower.get()?, start, part)?;
             if got < part.len() {
                 return Err(Errno::EIO);
             }
@@ -183,7 +215,7 @@ impl Fill {
         let len = usize::try_from((valid - block).min(BLOCK)).unwrap_or(0);
         let mut bytes = [0; 4096];
         let part = bytes.get_mut(..len).ok_or(Errno::EIO)?;
-        if read_data(&self.lower, block, part)? < part.len() {
+        if read_data(self.lower.get()?, block, part)? < part.len() {
             return Err(Errno::EIO);
         }
         file.write_all_at(part, block)?;
@@ -213,7 +245,7 @@ impl Fill {
         if from >= to {
             return Ok(());
         }
-        if let Data::File(lower) = &*self.lower
+        if let Data::File(lower) = self.lower.get()?
             && copy_range(lower, file, from, to)?
         {
             return Ok(());
@@ -226,7 +258,7 @@ impl Fill {
         while at < to {
             let want = usize::try_from(to - at).unwrap_or(size).min(size);
             let part = &mut bytes[..want];
-            if read_data(&self.lower, at, part)? < want {
+            if read_data(self.lower.get()?, at, part)? < want {
                 return Err(Errno::EIO);
             }
             file.write_all_at(part, at)?;
@@ -294,7 +326,7 @@ mod tests {
         let mut model = lower.clone();
         file.set_len(model.len() as u64).unwrap();
         let fill = Fill::new(
-            Arc::new(Data::Bytes(lower.into())),
+            Below::open(Arc::new(Data::Bytes(lower.into()))),
             model.len() as u64,
             true,
         );

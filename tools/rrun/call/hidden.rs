@@ -8,7 +8,7 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rrun_mount::{ServeOptions, Stats, serve};
+use rrun_mount::{Connection, ServeOptions, Stats, serve};
 use rrun_runner::monitor::MonitorEvent;
 use rrun_runner::{ContainerConfig, State, ids, monitor, net};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -224,12 +224,12 @@ fn serve_main(dir: &Path) -> Result<(), Failure> {
     let config = ContainerConfig::load(dir)?;
     // Before the device comes: whatever is wrong is then told instead of hanging the start.
     let (union, lease) = ground::writable(dir, &config)?;
-    let device = receive_device(&line)?;
+    let connection = receive_connection(&line)?;
     drop(line);
     // Modes come from the kernel with the asker's mask applied.
     rustix::process::umask(rustix::fs::Mode::empty());
     serve(
-        &device,
+        &connection,
         &union,
         &ServeOptions::default(),
         &Stats::default(),
@@ -249,9 +249,9 @@ pub(crate) fn exit_now() {
     std::process::exit(0);
 }
 
-fn receive_device(line: &OwnedFd) -> Result<File, Failure> {
+fn receive_connection(line: &OwnedFd) -> Result<Connection, Failure> {
     let mut byte = [0; 16];
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     recvmsg(
         line.as_fd(),
@@ -261,9 +261,12 @@ fn receive_device(line: &OwnedFd) -> Result<File, Failure> {
     )?;
     for message in ancillary.drain() {
         if let RecvAncillaryMessage::ScmRights(mut fds) = message
-            && let Some(fd) = fds.next()
+            && let Some(device) = fds.next()
         {
-            return Ok(File::from(fd));
+            return Ok(Connection {
+                device: File::from(device),
+                proc: fds.next(),
+            });
         }
     }
     Err(Failure::general(

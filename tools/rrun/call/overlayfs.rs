@@ -10,11 +10,15 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use rrun_core::Lower;
+use rrun_image::images;
 use rrun_mount::{OpenMode, ServeOptions, Stats};
+use rrun_store::{Lease, Store};
 use rrun_union::{DirLayers, IdStore, IdView, Options, Union, XattrDialect};
 use rustix::mount::MountFlags;
 
-use crate::environment;
+use super::ground::Ground;
+use crate::environment::{self, Environment};
 use crate::failure::ExitCode;
 use crate::report;
 
@@ -22,7 +26,8 @@ use crate::report;
 const READY_FLAG: &str = "--rrun-ready";
 
 const USAGE: &str = "usage: rrun-overlayfs [-f] [-o OPTIONS]... [SOURCE] MOUNTPOINT
-options: lowerdir=DIR[:DIR...][,upperdir=DIR,workdir=DIR][,ro][,OPTION...], as fuse-overlayfs";
+options: lowerdir=DIR[:DIR...][,upperdir=DIR,workdir=DIR][,ro][,OPTION...], as fuse-overlayfs;
+image=NAME[,data_root=DIR] in place of lowerdir= takes an image that rrun has";
 
 /// What was asked for.
 #[derive(Debug)]
@@ -33,6 +38,9 @@ struct Request {
     source: Option<OsString>,
     mountpoint: Option<PathBuf>,
     lower: Vec<PathBuf>,
+    /// An image in the store, in place of `lower`.
+    image: Option<String>,
+    data_root: Option<PathBuf>,
     upper: Option<PathBuf>,
     work: Option<PathBuf>,
     read_only: bool,
@@ -192,8 +200,12 @@ fn parse(args: &[OsString]) -> Result<Request, String> {
         _ => return Err(format!("unexpected argument {}", places[2].display())),
     }
     request.mountpoint = places.pop().map(PathBuf::from);
-    if request.lower.is_empty() {
-        return Err("option lowerdir= is missing".to_owned());
+    match (request.lower.is_empty(), &request.image) {
+        (true, None) => return Err("option lowerdir= is missing".to_owned()),
+        (false, Some(_)) => {
+            return Err("options lowerdir= and image= exclude each other".to_owned());
+        }
+        (true, Some(_)) | (false, None) => {}
     }
     if request.upper.is_some() && request.work.is_none() && !request.read_only {
         return Err("option workdir= is missing: upperdir= needs it".to_owned());
@@ -248,6 +260,7 @@ fn options(request: &mut Request, list: &[u8]) -> Result<(), String> {
             ("lowerdir", Some(value)) => {
                 request.lower = split(&value, b':').into_iter().map(path).collect();
             }
+            ("data_root", Some(value)) => request.data_root = Some(path(value)),
             ("upperdir", Some(value)) => request.upper = Some(path(value)),
             ("workdir", Some(value)) => request.work = Some(path(value)),
             ("fsname", Some(value)) => request.source = Some(OsString::from_vec(value)),
@@ -274,6 +287,7 @@ fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<
         "squash_to_uid" => request.squash_uid = Some(number()?),
         "squash_to_gid" => request.squash_gid = Some(number()?),
         "xattr_permissions" => request.pretend = number()? != 0,
+        "image" => request.image = value.map(str::to_owned),
         "volatile" => request.volatile = true,
         "fsync" => request.volatile = !on,
         "metacopy" => request.metacopy = on,
@@ -284,6 +298,7 @@ fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<
         "threads" | "max_idle_threads" => {
             request.serve.threads = usize::try_from(number()?.clamp(1, 64)).unwrap_or(1);
         }
+        "follow" => request.serve.follow = on,
         "spin_us" => request.serve.spin_us = number()?,
         "open" => {
             request.serve.open_mode = match value {
@@ -348,7 +363,8 @@ fn serve(request: &Request) -> Result<i32, String> {
     let mountpoint = request.mountpoint.clone().ok_or("no mount point given")?;
     let mountpoint = std::path::absolute(&mountpoint)
         .map_err(|error| format!("{}: {error}", mountpoint.display()))?;
-    let union = open_union(request).map_err(|error| error.to_string())?;
+    let (lower, _lease) = open_lower(request)?;
+    let union = open_union(request, lower).map_err(|error| error.to_string())?;
     let name = request
         .source
         .as_deref()
@@ -360,8 +376,8 @@ fn serve(request: &Request) -> Result<i32, String> {
     );
     let mount = rrun_mount::mount(&mountpoint, &name.to_string_lossy(), flags)
         .map_err(|error| format!("could not mount on {}: {error}", mountpoint.display()))?;
-    let device = mount
-        .device()
+    let connection = mount
+        .connection()
         .map_err(|error| format!("could not use /dev/fuse: {error}"))?;
     mount.leave();
     if request.ready {
@@ -375,7 +391,7 @@ fn serve(request: &Request) -> Result<i32, String> {
     let stats = Stats::default();
     let union = Arc::new(union);
     rrun_mount::serve(
-        &device,
+        &connection,
         &union,
         &request.serve,
         &stats,
@@ -385,8 +401,26 @@ fn serve(request: &Request) -> Result<i32, String> {
     .map_err(|error| error.to_string())
 }
 
-fn open_union(request: &Request) -> Result<Union, rrun_union::UnionError> {
-    let lower = DirLayers::open(&request.lower, request.pretend)?;
+/// The layers, and what keeps an image's from being collected.
+fn open_lower(request: &Request) -> Result<(Arc<dyn Lower>, Option<Lease>), String> {
+    let Some(name) = &request.image else {
+        let layers = DirLayers::open(&request.lower, request.pretend);
+        return Ok((Arc::new(layers.map_err(|error| error.to_string())?), None));
+    };
+    let environment = Environment::read(request.data_root.clone(), None)
+        .map_err(|failure| failure.to_string())?;
+    let path = environment.store();
+    let store = Store::open(&path).map_err(|error| error.to_string())?;
+    let (record, _) = images::find(&store, name).map_err(|error| error.to_string())?;
+    let diff_ids = record.diff_ids();
+    // The lease can only be taken on a base that exists.
+    store.base(&diff_ids).map_err(|error| error.to_string())?;
+    let store = path;
+    let ground = Ground::Layers { store, diff_ids };
+    ground.open().map_err(|failure| failure.to_string())
+}
+
+fn open_union(request: &Request, lower: Arc<dyn Lower>) -> Result<Union, rrun_union::UnionError> {
     let view = match (request.squash_uid, request.squash_gid) {
         (None, None) => IdView::True,
         (uid, gid) => IdView::Squash {
@@ -413,7 +447,7 @@ fn open_union(request: &Request) -> Result<Union, rrun_union::UnionError> {
         volatile: request.volatile,
     };
     let upper = request.upper.as_deref().zip(request.work.as_deref());
-    Union::open(Arc::new(lower), upper, options)
+    Union::open(lower, upper, options)
 }
 
 #[cfg(test)]

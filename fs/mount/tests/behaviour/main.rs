@@ -134,11 +134,11 @@ fn ours(
         Union::open(Arc::new(lower), Some((&upper, &work)), options).map_err(|e| e.to_string())?;
     let mounted =
         mount(place, "behaviour", MountFlags::empty()).map_err(|e| format!("/dev/fuse: {e}"))?;
-    let device = mounted.device().map_err(|e| e.to_string())?;
+    let connection = mounted.connection().map_err(|e| e.to_string())?;
     let server = std::thread::spawn(move || {
         let union = Arc::new(union);
         serve(
-            &device,
+            &connection,
             &union,
             &ServeOptions::default(),
             &Stats::default(),

@@ -7,7 +7,8 @@ use rrun_core::{Attr, Errno, FileType, NodeId};
 use rustix::fs::{self as rfs, XattrFlags};
 
 use crate::acl;
-use crate::fill::Fill;
+use crate::fds::Source;
+use crate::fill::{Below, Fill};
 use crate::meta::Virtual;
 use crate::node::{Node, State, Where, lock};
 use crate::options::IdStore;
@@ -28,6 +29,35 @@ pub(crate) enum Need {
     Contents,
     /// Everything beyond this size will be cut off.
     Truncated(u64),
+}
+
+/// The lower file that is copied.
+struct Origin {
+    node: NodeId,
+    attr: Attr,
+    below: Below,
+    /// Whether all contents are wanted at once.
+    whole: bool,
+}
+
+/// A copy that has no name yet, or one in the work directory.
+struct Staged {
+    at: At,
+    temporary: Option<Vec<u8>>,
+    fill: Option<Arc<Fill>>,
+}
+
+impl Staged {
+    /// The open file, when it can be written to from now on.
+    fn source(&self) -> Option<Source> {
+        match &self.at {
+            At::Fd(file) => Some(Source::Upper {
+                file: Arc::clone(file),
+                fill: self.fill.clone(),
+            }),
+            At::Name(..) => None,
+        }
+    }
 }
 
 impl Union {
@@ -172,15 +202,27 @@ impl Union {
             }
             (state.links.clone(), state.unlinked)
         };
-        self.fds.remove(node.id);
         let lower = node.lower.ok_or(Errno::EIO)?;
         let attr = self.lower.attr(lower)?;
-        if unlinked {
-            self.copy_up_unlinked(upper, &node, lower, &attr)?;
+        let below = match self.fds.get(node.id).as_deref() {
+            Some(Source::Lower { data, .. }) => Below::open(Arc::clone(data)),
+            Some(Source::Upper { .. }) | None => Below::closed(&self.lower, lower),
+        };
+        let origin = Origin {
+            node: lower,
+            attr,
+            below,
+            whole: need == Need::Contents && attr.size <= WHOLE_COPY_MAX,
+        };
+        let written = if unlinked {
+            self.copy_up_unlinked(upper, &node, origin)?
         } else {
-            self.copy_up_named(upper, &node, lower, &attr, &links)?;
-        }
+            self.copy_up_named(upper, &node, origin, &links)?
+        };
         self.fds.remove(node.id);
+        if let Some(source) = written {
+            self.fds.put(node.id, Arc::new(source));
+        }
         self.bring_contents(&node, need)?;
         Ok(Arc::clone(&node))
     }
@@ -189,10 +231,10 @@ impl Union {
         &self,
         upper: &Upper,
         node: &Arc<Node>,
-        lower: NodeId,
-        attr: &Attr,
+        origin: Origin,
         links: &[(u64, Box<[u8]>)],
-    ) -> Result<(), Errno> {
+    ) -> Result<Option<Source>, Errno> {
+        let (lower, attr) = (origin.node, &origin.attr.clone());
         let mut dirs = Vec::new();
         for (parent, name) in links {
             dirs.push((self.upper_dir(&self.find(Ino(*parent))?)?, name.clone()));
@@ -200,9 +242,10 @@ impl Union {
         // Also when only one of its names is known so far.
         let shared = attr.nlink > 1;
         let ((_, first_fd), first_name) = dirs.first().ok_or(Errno::ENOENT)?;
-        let (source, temporary, fill) = self.stage(upper, first_fd, lower, attr)?;
-        let staged = self.stage_attributes(upper, node, lower, attr, &source);
-        let finished = staged.and_then(|()| {
+        let staged = self.stage(upper, first_fd, origin)?;
+        let (source, temporary) = (&staged.at, &staged.temporary);
+        let dressed = self.stage_attributes(upper, node, lower, attr, source);
+        let finished = dressed.and_then(|()| {
             for ((parent, fd), name) in &dirs {
                 let mut parent_state = parent.lock();
                 let taken = parent_state
@@ -212,11 +255,11 @@ impl Union {
                 if taken {
                     continue;
                 }
-                self.keeping_times(fd, || match &temporary {
+                self.keeping_times(fd, || match temporary {
                     Some(temporary) if !shared => {
                         upper.place_temporary(temporary, fd.as_fd(), name, Place::Free)
                     }
-                    Some(_) | None => upper.link(&source, fd.as_fd(), name),
+                    Some(_) | None => upper.link(source, fd.as_fd(), name),
                 })?;
                 if let Some(dir) = parent_state.dir.as_mut() {
                     dir.put(name, node.id, node.kind, true);
@@ -224,7 +267,7 @@ impl Union {
             }
             Ok(())
         });
-        if let Some(temporary) = &temporary
+        if let Some(temporary) = temporary
             && (finished.is_err() || shared)
         {
             upper.discard(temporary);
@@ -243,9 +286,9 @@ impl Union {
                 .map(|((dir, _), name)| (dir.id, name.clone())),
         );
         state.pretend = self.pretend_copied(&Virtual::of(attr));
-        state.fill = fill;
+        state.fill.clone_from(&staged.fill);
         state.indexed = shared;
-        Ok(())
+        Ok(staged.source())
     }
 
     /// A file that lost its last name before it was written to: it gets a copy without a name.
@@ -253,11 +296,11 @@ impl Union {
         &self,
         upper: &Upper,
         node: &Arc<Node>,
-        lower: NodeId,
-        attr: &Attr,
-    ) -> Result<(), Errno> {
-        let (source, temporary, fill) = self.stage(upper, upper.work()?, lower, attr)?;
-        let file = source.pin(if self.options.ids == IdStore::Virtual {
+        origin: Origin,
+    ) -> Result<Option<Source>, Errno> {
+        let (lower, attr) = (origin.node, &origin.attr.clone());
+        let staged = self.stage(upper, upper.work()?, origin)?;
+        let file = staged.at.pin(if self.options.ids == IdStore::Virtual {
             FileType::Regular
         } else {
             node.kind
@@ -265,39 +308,34 @@ impl Union {
         let at = At::Fd(Arc::clone(&file));
         let mut state = node.lock();
         let dressed = self.copy_attributes(upper, lower, attr, &at, &mut state);
-        if let Some(temporary) = &temporary {
+        if let Some(temporary) = &staged.temporary {
             upper.discard(temporary);
         }
         dressed?;
         state.place = Where::Pinned(file);
         state.pretend = self.pretend_copied(&Virtual::of(attr));
-        state.fill = fill;
-        Ok(())
+        state.fill.clone_from(&staged.fill);
+        Ok(staged.source())
     }
 
     /// Makes the upper file, without a name or in the work directory, of the right size but with
     /// no contents unless they cannot be left below.
-    #[expect(
-        clippy::type_complexity,
-        reason = "three results of one step, used at once"
-    )]
-    fn stage(
-        &self,
-        upper: &Upper,
-        near: &Arc<OwnedFd>,
-        lower: NodeId,
-        attr: &Attr,
-    ) -> Result<(At, Option<Vec<u8>>, Option<Arc<Fill>>), Errno> {
+    fn stage(&self, upper: &Upper, near: &Arc<OwnedFd>, origin: Origin) -> Result<Staged, Errno> {
+        let attr = &origin.attr;
         let what = Virtual::of(attr);
         if attr.kind != FileType::Regular {
             let target = if attr.kind == FileType::Symlink {
-                self.lower.readlink(lower)?
+                self.lower.readlink(origin.node)?
             } else {
                 Vec::new()
             };
             let (temporary, at) = upper.node_temporary(&what, &target)?;
             upper.dress(&at, &what)?;
-            return Ok((at, Some(temporary), None));
+            return Ok(Staged {
+                at,
+                temporary: Some(temporary),
+                fill: None,
+            });
         }
         // In a setgid directory a new file gets the directory's group, not that of the lower file.
         let near = match self.options.ids {
@@ -313,35 +351,44 @@ impl Union {
         };
         let filled = upper
             .dress(&at, &what)
-            .and_then(|()| self.stage_contents(upper, &at, lower, attr));
+            .and_then(|()| self.stage_contents(upper, &at, origin));
         if filled.is_err()
             && let Some(temporary) = &temporary
         {
             upper.discard(temporary);
         }
-        Ok((at, temporary, filled?))
+        Ok(Staged {
+            at,
+            temporary,
+            fill: filled?,
+        })
     }
 
     fn stage_contents(
         &self,
         upper: &Upper,
         at: &At,
-        lower: NodeId,
-        attr: &Attr,
+        origin: Origin,
     ) -> Result<Option<Arc<Fill>>, Errno> {
-        if attr.size == 0 {
+        let size = origin.attr.size;
+        if size == 0 {
             return Ok(None);
         }
-        let file = at.open(true)?;
-        let data = Arc::new(self.lower.data(lower)?);
-        rfs::ftruncate(&file, attr.size).map_err(errno)?;
-        let fill = Arc::new(Fill::new(data, attr.size, true));
-        if upper.sparse {
-            let locator = self.lower.locator(lower);
-            if let Ok(locator) = locator {
-                upper.marks.set_fill(at, attr.size, &locator)?;
-                return Ok(Some(fill));
+        let file = match at {
+            At::Fd(file) => Arc::clone(file),
+            At::Name(..) => Arc::new(at.open(true)?),
+        };
+        // Before any contents, so that a crash leaves no shorter file.
+        rfs::ftruncate(&file, size).map_err(errno)?;
+        let fill = Arc::new(Fill::new(origin.below, size, true));
+        if upper.sparse
+            && let Ok(locator) = self.lower.locator(origin.node)
+        {
+            upper.marks.set_fill(at, size, &locator)?;
+            if origin.whole {
+                fill.complete(&file)?;
             }
+            return Ok(Some(fill));
         }
         fill.complete(&file)?;
         Ok(None)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rrun_core::{Data, Errno, FileType};
+use rrun_core::{Errno, FileType, NodeId};
 use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
 
 use super::copy_up::Need;
@@ -22,12 +22,18 @@ impl Union {
             return Ok(source);
         }
         let source = match found {
-            Found::Plain(lower) => Source::Lower(self.lower.data(*lower)?),
+            Found::Plain(lower) => self.lower_source(*lower)?,
             Found::Own(node) => self.open_own(node)?,
         };
         let source = Arc::new(source);
         self.fds.put(id, Arc::clone(&source));
         Ok(source)
+    }
+
+    fn lower_source(&self, lower: NodeId) -> Result<Source, Errno> {
+        let size = self.lower.attr(lower)?.size;
+        let data = Arc::new(self.lower.data(lower)?);
+        Ok(Source::Lower { data, size })
     }
 
     fn open_own(&self, node: &Node) -> Result<Source, Errno> {
@@ -36,9 +42,7 @@ impl Union {
         }
         let state = node.lock();
         if matches!(state.place, Where::Lower) {
-            return Ok(Source::Lower(
-                self.lower.data(node.lower.ok_or(Errno::EIO)?)?,
-            ));
+            return self.lower_source(node.lower.ok_or(Errno::EIO)?);
         }
         let file = match &state.place {
             Where::Pinned(file) => Arc::clone(file),
@@ -50,6 +54,19 @@ impl Union {
             file,
             fill: state.fill.clone(),
         })
+    }
+
+    /// Copies up a file that is about to be written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Union::write`].
+    pub fn prepare_write(&self, ino: Ino) -> Result<(), Errno> {
+        let found = self.find(ino)?;
+        if self.kind(&found)? == FileType::Regular {
+            self.copy_up(&found, Need::Contents)?;
+        }
+        Ok(())
     }
 
     /// Reads at an offset; fewer bytes than asked for only at the end of the file.
@@ -247,15 +264,9 @@ impl Union {
             return Err(Errno::ENXIO);
         }
         let source = self.source(&found, false)?;
-        let file = match &*source {
-            Source::Lower(Data::File(file)) => file,
-            Source::Upper { file, fill } if fill.as_ref().is_none_or(|fill| fill.is_complete()) => {
-                file
-            }
+        let Some(file) = source.whole() else {
             // All data: always a correct answer, if not the best.
-            Source::Lower(Data::Bytes(_)) | Source::Upper { .. } => {
-                return Ok(if what == SeekTo::Data { offset } else { size });
-            }
+            return Ok(if what == SeekTo::Data { offset } else { size });
         };
         let from = match what {
             SeekTo::Data => SeekFrom::Data(offset),
@@ -328,13 +339,7 @@ impl Union {
         /// Bytes copied per request: the caller asks again, and can be interrupted in between.
         const COPY_MAX: u64 = 8 << 20;
         let source = self.source(&self.find(from.0)?, false)?;
-        let whole = match &*source {
-            Source::Lower(Data::File(file)) => Some(file),
-            Source::Upper { file, fill } if fill.as_ref().is_none_or(|fill| fill.is_complete()) => {
-                Some(&**file)
-            }
-            Source::Lower(Data::Bytes(_)) | Source::Upper { .. } => None,
-        };
+        let whole = source.whole();
         let len = len.min(COPY_MAX);
         if let Some(input) = whole {
             let node = self.copy_up(&self.find(to.0)?, Need::Contents)?;

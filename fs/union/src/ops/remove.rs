@@ -84,7 +84,7 @@ impl Union {
         }
         let cached = self.fds.get(node.id).and_then(|source| match &*source {
             crate::fds::Source::Upper { file, .. } => Some(Arc::clone(file)),
-            crate::fds::Source::Lower(_) => None,
+            crate::fds::Source::Lower { .. } => None,
         });
         let file = match cached {
             Some(file) => file,

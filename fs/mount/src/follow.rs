@@ -1,0 +1,181 @@
+//! Keeping the leading worker on the processor of whoever asks.
+//!
+//! Asking and answering are a ping-pong: while one side works the other sleeps. On two processors
+//! each of them falls idle in turn and has to be woken by an interrupt; on one they take turns by
+//! two switches of context, which is several times cheaper (benches/RESULTS.md). The scheduler
+//! would spread them, so the worker binds itself, and lets go as soon as several ask at a time.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::fs::{self as rfs, Mode, OFlags};
+
+/// A pause this long between an answer and the next request is worth a look at where the asker
+/// runs: asker and worker on one processor take a fraction of it.
+const PAUSE_SLOW: Duration = Duration::from_micros(4);
+/// Pauses longer than this are the asker's own work.
+const PAUSE_THINKING: Duration = Duration::from_millis(2);
+/// Requests of one asker in a row before it is followed.
+const STREAK_MIN: u32 = 8;
+/// Slow pauses between two looks at most.
+const BACKOFF_MAX: u32 = 256;
+/// Looks in a row that found an asker elsewhere while others ask as well: they work in parallel.
+const STRANGERS_MAX: u32 = 4;
+
+/// What the leading worker is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Advice {
+    /// Go on.
+    Stay,
+    /// Let a worker bound to this processor lead.
+    Move(usize),
+    /// Let any processor do.
+    LetGo,
+}
+
+/// What is known about the askers.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    /// `/proc` of the process id namespace that requests count in.
+    proc: Option<OwnedFd>,
+    /// The asker of the last request, with its open `stat`.
+    asker: u32,
+    stat: Option<File>,
+    streak: u32,
+    strangers: u32,
+    /// Slow pauses still to pass before the next look, and after how many the one after it comes.
+    wait: u32,
+    backoff: u32,
+}
+
+impl Follow {
+    /// `proc` is `None` when processes cannot be looked up: nobody is followed then.
+    pub(crate) fn new(proc: Option<OwnedFd>) -> Self {
+        Self {
+            proc,
+            asker: 0,
+            stat: None,
+            streak: 0,
+            strangers: 0,
+            wait: 0,
+            backoff: 1,
+        }
+    }
+
+    /// Takes note of a request that came `pause` after the last answer; `bound` is the processor
+    /// the worker is bound to.
+    pub(crate) fn advise(&mut self, asker: u32, pause: Duration, bound: Option<usize>) -> Advice {
+        // What the kernel does by itself, such as forgetting, comes from nobody.
+        if self.proc.is_none() || asker == 0 {
+            return Advice::Stay;
+        }
+        if asker == self.asker {
+            self.streak = self.streak.saturating_add(1);
+        } else {
+            self.asker = asker;
+            self.stat = None;
+            self.streak = 0;
+        }
+        if pause < PAUSE_SLOW || pause > PAUSE_THINKING {
+            return Advice::Stay;
+        }
+        if self.wait > 0 {
+            self.wait -= 1;
+            return Advice::Stay;
+        }
+        let steady = self.streak >= STREAK_MIN;
+        if !steady && bound.is_none() {
+            return Advice::Stay;
+        }
+        let at = self.processor();
+        self.judge(at, bound, steady)
+    }
+
+    fn judge(&mut self, at: Option<usize>, bound: Option<usize>, steady: bool) -> Advice {
+        if at.is_none() || at == bound {
+            self.strangers = 0;
+            self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+            self.wait = self.backoff;
+            return Advice::Stay;
+        }
+        self.backoff = 1;
+        if let Some(processor) = at
+            && steady
+        {
+            self.strangers = 0;
+            return Advice::Move(processor);
+        }
+        self.strangers += 1;
+        if self.strangers < STRANGERS_MAX {
+            return Advice::Stay;
+        }
+        self.strangers = 0;
+        Advice::LetGo
+    }
+
+    /// The processor the asker last ran on.
+    fn processor(&mut self) -> Option<usize> {
+        if self.stat.is_none() {
+            let path = format!("{}/stat", self.asker);
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let fd = rfs::openat(self.proc.as_ref()?, path, flags, Mode::empty()).ok()?;
+            self.stat = Some(File::from(fd));
+        }
+        // One process after another is looked at rarely enough to read from the start each time.
+        let mut text = [0; 1024];
+        let mut file = self.stat.take()?;
+        let len = file.read(&mut text).ok()?;
+        processor_of(text.get(..len)?)
+    }
+}
+
+/// Field 39 of `/proc/PID/stat`. Source: `proc_pid_stat(5)`.
+fn processor_of(stat: &[u8]) -> Option<usize> {
+    const FIELDS_AFTER_NAME: usize = 36;
+    // The second field is a name in parentheses that may hold anything.
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    rest.split_ascii_whitespace()
+        .nth(FIELDS_AFTER_NAME)?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processor_is_found_behind_any_name() {
+        let fields: Vec<String> = (3..=52).map(|n| (n * 10).to_string()).collect();
+        let text = format!("7 (a ) 1 (b) {}", fields.join(" "));
+        assert_eq!(processor_of(text.as_bytes()), Some(390));
+        assert_eq!(processor_of(b"7 (cut"), None);
+        assert_eq!(processor_of(b""), None);
+    }
+
+    #[test]
+    fn our_own_processor_is_known() {
+        let proc = rfs::open("/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let mut follow = Follow::new(Some(proc));
+        follow.asker = std::process::id();
+        assert!(follow.processor().is_some());
+    }
+
+    #[test]
+    fn one_asker_is_followed_and_many_are_not() {
+        let slow = PAUSE_SLOW * 2;
+        let mut follow = Follow::new(None);
+        assert_eq!(follow.advise(7, slow, None), Advice::Stay, "without /proc");
+
+        assert_eq!(follow.judge(Some(3), None, true), Advice::Move(3));
+        assert_eq!(follow.judge(Some(3), Some(3), true), Advice::Stay);
+        assert_eq!(follow.judge(None, Some(3), true), Advice::Stay);
+        for _ in 1..STRANGERS_MAX {
+            assert_eq!(follow.judge(Some(4), Some(3), false), Advice::Stay);
+        }
+        assert_eq!(follow.judge(Some(4), Some(3), false), Advice::LetGo);
+    }
+}
