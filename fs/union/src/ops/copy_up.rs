@@ -427,6 +427,9 @@ impl Union {
             let Some(fill) = state.fill.clone() else {
                 return Ok(());
             };
+            if fill.is_complete() {
+                return Ok(());
+            }
             (fill, self.at(&state)?)
         };
         match need {

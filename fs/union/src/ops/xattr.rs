@@ -17,6 +17,9 @@ const RECORD_OWNER: &[u8] = b"security.rrun.owner";
 /// The same for a device: `c MAJOR MINOR` or `b MAJOR MINOR`.
 const RECORD_DEVICE: &[u8] = b"security.rrun.device";
 
+/// What makes a program privileged; see `capabilities(7)`.
+const CAPABILITY: &[u8] = b"security.capability";
+
 impl Union {
     fn escapes(&self) -> bool {
         self.options.ids == IdStore::Virtual
@@ -35,6 +38,8 @@ impl Union {
                 let state = node.lock();
                 match (&state.place, node.lower) {
                     (Where::Lower, Some(lower)) => self.lower_xattr(lower, name)?,
+                    // The kernel asks for it before the first write to each file.
+                    _ if name == CAPABILITY && state.capable == Some(false) => None,
                     (Where::Lower | Where::Upper | Where::Pinned(_), _) => {
                         let marks = &self.upper.as_ref().ok_or(Errno::EIO)?.marks;
                         self.at(&state)?
@@ -132,7 +137,7 @@ impl Union {
                 };
             }
         }
-        if name == b"security.capability" {
+        if name == CAPABILITY {
             state.capable = Some(true);
         }
         at.set_xattr(&disk_name, value, flags)
