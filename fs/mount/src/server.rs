@@ -10,7 +10,6 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -69,7 +68,6 @@ struct Server<'a> {
     stats: &'a Stats,
     session: OnceLock<Session>,
     lead: Lead,
-    stop: AtomicBool,
     failure: Mutex<Option<ServeError>>,
     /// To the thread that answers where data and holes are; `None` ends it.
     seeks: mpsc::Sender<Option<Seek>>,
@@ -118,7 +116,6 @@ pub fn serve(
         stats,
         session: OnceLock::new(),
         lead: Lead::new(proc),
-        stop: AtomicBool::new(false),
         failure: Mutex::new(None),
         seeks,
         ended,
@@ -196,7 +193,6 @@ impl Server<'_> {
     }
 
     fn halt(&self) {
-        self.stop.store(true, Ordering::Release);
         // It may have ended already.
         let _told = self.seeks.send(None);
         self.lead.close();

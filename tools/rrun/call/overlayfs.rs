@@ -65,6 +65,8 @@ impl Default for Request {
             source: None,
             mountpoint: None,
             lower: Vec::new(),
+            image: None,
+            data_root: None,
             upper: None,
             work: None,
             read_only: false,
