@@ -11,6 +11,7 @@
 )]
 
 mod counts;
+mod data;
 mod image;
 mod mounts;
 mod options;
@@ -28,7 +29,7 @@ use support::{figures, keeper, program};
 use work::{Stage, WORKLOADS, Workload};
 
 /// Room for the layers, a native copy and the uppers, several times over.
-const TMPFS_SIZE: &str = "size=4g";
+const TMPFS_SIZE: &str = "size=8g";
 const MOUNT_ROW: &str = "mount";
 const KINDS: usize = Kind::ALL.len();
 

@@ -14,6 +14,13 @@ const SHADOWED_EVERY: usize = 20;
 const NOISE_WORDS: u64 = (1 << 20) / 8;
 /// The one large file.
 pub(crate) const BIG: &str = "big/blob";
+/// Sources for a compiler, and how many.
+pub(crate) const SOURCES: &str = "src";
+pub(crate) const SOURCE_COUNT: usize = 200;
+/// A program to start.
+pub(crate) const PROGRAM: &str = "bin/true";
+/// Where it comes from.
+const PROGRAM_FROM: &str = "/bin/true";
 
 /// How large the tree is.
 #[derive(Clone, Copy)]
@@ -124,7 +131,33 @@ pub(crate) fn generate(base: &Path, shape: Shape) -> Result<(), String> {
     while big.len() < shape.big_bytes {
         big.extend_from_slice(&noise);
     }
-    put(&layer(base, 0).join(BIG), &big)
+    put(&layer(base, 0).join(BIG), &big)?;
+    sources(&layer(base, 0).join(SOURCES))?;
+    let program = layer(base, 0).join(PROGRAM);
+    put(&program, b"")?;
+    fs::copy(PROGRAM_FROM, &program)
+        .map(|_| ())
+        .map_err(|e| format!("could not copy {PROGRAM_FROM}: {e}"))
+}
+
+/// Small programs that share a few headers, as projects do.
+fn sources(dir: &Path) -> Result<(), String> {
+    const HEADERS: usize = 10;
+    for number in 0..HEADERS {
+        let text = format!("static inline int h{number}(int x) {{ return x * {number}; }}\n");
+        put(&dir.join(format!("h{number}.h")), text.as_bytes())?;
+    }
+    for number in 0..SOURCE_COUNT {
+        let mut text = String::from("#include <stdio.h>\n#include <stdlib.h>\n");
+        for header in 0..HEADERS {
+            text.push_str(&format!("#include \"h{header}.h\"\n"));
+        }
+        text.push_str(&format!(
+            "int f{number}(int x) {{ printf(\"%d\\n\", h1(x)); return h2(x) + {number}; }}\n"
+        ));
+        put(&dir.join(format!("f{number}.c")), text.as_bytes())?;
+    }
+    Ok(())
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<(), String> {

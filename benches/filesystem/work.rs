@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::data;
 use crate::support::program;
 use crate::tree::{self, Shape};
 
-type Outcome = Result<Duration, String>;
+pub(crate) type Outcome = Result<Duration, String>;
 type Run = fn(&Path, &Stage) -> Outcome;
 
 /// What workloads may use besides the tree.
@@ -39,7 +40,7 @@ const fn row(name: &'static str, fresh_mount: bool, run: Run) -> Workload {
 }
 
 /// All rows, in the order they are run.
-pub(crate) const WORKLOADS: [Workload; 16] = [
+pub(crate) const WORKLOADS: [Workload; 23] = [
     row("find -printf, fresh mount", true, find),
     row("find -printf, again", false, find),
     row("lstat of everything, fresh mount", true, lstat),
@@ -68,9 +69,36 @@ pub(crate) const WORKLOADS: [Workload; 16] = [
     ),
     row("untar of 1/4 of the files", false, untar),
     row("mv of a lower directory (1/20)", false, rename),
+    row("cc of 200 files, two jobs", true, data::compile),
+    row("1,000 starts of a program", true, data::start_programs),
+    row(
+        "4 KiB random reads, 1 thread, fresh mount",
+        true,
+        data::read_randomly,
+    ),
+    row(
+        "4 KiB random reads, 4 threads, fresh mount",
+        true,
+        data::read_in_parallel,
+    ),
+    row(
+        "4 KiB random writes to the large lower file, fsync",
+        true,
+        data::write_randomly,
+    ),
+    row(
+        "write of a new file of 256 MiB, fsync",
+        true,
+        data::write_long,
+    ),
+    row(
+        "4 KiB random writes to that file, fsync",
+        false,
+        data::rewrite_randomly,
+    ),
 ];
 
-fn fault(action: &str, path: &Path) -> impl Fn(std::io::Error) -> String {
+pub(crate) fn fault(action: &str, path: &Path) -> impl Fn(std::io::Error) -> String {
     let (action, path) = (action.to_owned(), path.to_owned());
     move |error| format!("could not {action} {}: {error}", path.display())
 }

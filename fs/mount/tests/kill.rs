@@ -127,12 +127,12 @@ fn be_server(root: &Path) {
     let upper = Some((&*places.0, &*places.1));
     let union = Union::open(Arc::new(lower), upper, options).unwrap();
     let mounted = mount(&root.join("m"), "kill", MountFlags::empty()).unwrap();
-    let device = mounted.device().unwrap();
+    let connection = mounted.connection().unwrap();
     mounted.leave();
     println!("READY");
     std::io::stdout().flush().unwrap();
     let (options, stats) = (ServeOptions::default(), Stats::default());
-    serve(&device, &Arc::new(union), &options, &stats, &|| {}).unwrap();
+    serve(&connection, &Arc::new(union), &options, &stats, &|| {}).unwrap();
 }
 
 fn start(root: &Path, virtual_ids: bool) -> Child {
