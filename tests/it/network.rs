@@ -89,11 +89,13 @@ fn uplinks(name: &str) -> Vec<&'static str> {
     }
     let usable = std::fs::metadata("/dev/net/tun")
         .is_ok_and(|data| data.permissions().mode() & 0o006 == 0o006);
-    if !usable {
-        skip(&format!("{name}: /dev/net/tun is not for users here"));
-        return Vec::new();
-    }
     let mut list = vec!["bridge", "builtin"];
+    if !usable {
+        skip(&format!(
+            "{name}: pasta and slirp4netns cannot open /dev/net/tun here"
+        ));
+        return list;
+    }
     list.extend(["pasta", "slirp4netns"].into_iter().filter(|program| {
         let there = has(program);
         if !there {
@@ -120,9 +122,12 @@ fn a_container_reaches_the_outside() {
             assert_eq!(out, "out\n", "{name}, {uplink}");
             let links = run(&["ls", "/sys/class/net"]).ok();
             assert_eq!(links, "eth0\nlo\n", "{name}, {uplink}");
-            // A port where nobody listens refuses; it does not hang.
-            let closed = format!("http://{ip}:{}/", free_port());
-            run(&["wget", "-q", "-T", "5", "-O", "-", &closed]).fails(1, "refused");
+            if ["pasta", "slirp4netns"].contains(&uplink) {
+                continue;
+            }
+            // A port where nobody listens refuses; it does not hang. Programs of others may.
+            let closed = free_port().to_string();
+            run(&["nc", "-w", "5", &ip.to_string(), &closed]).fails(1, "refused");
         }
     });
 }

@@ -281,8 +281,8 @@ impl Life<'_> {
                 (program.ok_or_else(missing)?, uplink::slirp4netns)
             }
             UplinkChoice::Builtin => {
-                let made = within(&self.netns, || Stack::make_interface(mac));
-                let fd = made.map_err(|error| format!("could not use /dev/net/tun: {error}"))?;
+                let made = Stack::make_interface(&self.netns, mac);
+                let fd = made.map_err(|error| format!("could not make eth0: {error}"))?;
                 let stack = Stack::new(fd, poller).map_err(|error| error.to_string())?;
                 return Ok(Way::Builtin(Box::new(stack)));
             }

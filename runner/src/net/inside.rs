@@ -40,8 +40,21 @@ pub(crate) fn within<T: Send>(
     netns: &OwnedFd,
     action: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
+    apart(|| sys::setns(netns.as_fd(), sys::CLONE_NEWNET).and_then(|()| action()))
+}
+
+/// Does something in a new network namespace, which goes with the last socket made in it.
+///
+/// # Errors
+///
+/// Those of `unshare(2)` and of `action`.
+pub(crate) fn nowhere<T: Send>(action: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    apart(|| sys::unshare(sys::CLONE_NEWNET).and_then(|()| action()))
+}
+
+/// Does something in a thread of its own, which has ended when this returns.
+fn apart<T: Send>(body: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
-        let body = || sys::setns(netns.as_fd(), sys::CLONE_NEWNET).and_then(|()| action());
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
         let thread = thread.spawn_scoped(scope, body)?;
         thread.join().map_err(|_| gone())?

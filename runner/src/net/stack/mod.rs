@@ -32,6 +32,8 @@ use self::datagram::{Ports, destination};
 use self::device::Interface;
 use self::frame::{Ends, Frame, classify};
 use super::config::Mac;
+use super::inside::{nowhere, within};
+use super::netlink::{Peer, Route};
 use super::poll::{Kind, Poller, Slab};
 use super::uplink::{ADDRESS, GATEWAY, INTERFACE, MTU, NAME_SERVER, PREFIX_BITS};
 use crate::sys;
@@ -43,6 +45,10 @@ const BUFFER_BYTES: usize = 512 << 10;
 const FLOWS_MAX: usize = 1024;
 /// Frames taken before data is carried on.
 const FRAMES_MAX: usize = 64;
+/// The other end of a container's interface, where that is no TAP.
+const OTHER_END: &str = "up0";
+/// Bytes of frames that may wait in a packet socket: a stream's worth.
+const RECEIVED_BYTES: usize = 4 << 20;
 /// Our own hardware address. Source: `slirp4netns(1)` has the like.
 const OWN_MAC: EthernetAddress = EthernetAddress([0x52, 0x55, 0x0a, 0x00, 0x02, 0x02]);
 
@@ -92,18 +98,45 @@ impl std::fmt::Debug for Stack {
 }
 
 impl Stack {
-    /// Makes the container's interface. To be called in its network namespace.
+    /// Makes the interface of the container whose network namespace is `netns`.
+    ///
+    /// It is a TAP. Where the user may not open `/dev/net/tun` it is one end of a pair, whose other
+    /// end is in a network namespace of nobody, that lives as long as the packet socket in it.
     ///
     /// # Errors
     ///
-    /// `EACCES` when the user may not open `/dev/net/tun`; those of its ioctls and of netlink.
-    pub(super) fn make_interface(mac: Mac) -> io::Result<OwnedFd> {
+    /// Those of namespaces, of the device's ioctls and of netlink.
+    pub(super) fn make_interface(netns: &OwnedFd, mac: Mac) -> io::Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = openat(CWD, "/dev/net/tun", flags, Mode::empty())?;
-        sys::net::become_interface(fd.as_fd(), INTERFACE)?;
-        let network = (ADDRESS, PREFIX_BITS);
-        super::netlink::configure(INTERFACE, Some(mac), Some(MTU), network, GATEWAY)?;
-        Ok(fd)
+        let configure = |mtu| {
+            let network = (ADDRESS, PREFIX_BITS);
+            super::netlink::configure(INTERFACE, Some(mac), mtu, network, GATEWAY)
+        };
+        let tap = within(netns, || {
+            let fd = openat(CWD, "/dev/net/tun", flags, Mode::empty())?;
+            sys::net::become_interface(fd.as_fd(), INTERFACE)?;
+            configure(Some(MTU))?;
+            Ok(fd)
+        });
+        match tap {
+            Err(error) if is_no_device(&error) => {}
+            other => return other,
+        }
+        let socket = nowhere(|| {
+            let route = Route::open()?;
+            let peer = Peer {
+                name: INTERFACE,
+                mac,
+                mtu: MTU,
+                netns: netns.as_fd(),
+            };
+            route.add_pair(OTHER_END, MTU, None, &peer)?;
+            sys::net::packet_socket(route.index(OTHER_END)?)
+        })?;
+        // As many frames as may be; the kernel lowers it.
+        let _smaller = sockopt::set_socket_recv_buffer_size(&socket, RECEIVED_BYTES);
+        within(netns, || configure(None))?;
+        Ok(socket)
     }
 
     /// Serves the interface behind `fd`.
@@ -332,6 +365,14 @@ impl Stack {
         self.interface.offer_again(segment);
         self.ingress();
     }
+}
+
+/// Whether an error says that there is no TAP to be had: no device, or not for this user.
+fn is_no_device(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EACCES | libc::EPERM | libc::ENOENT | libc::ENODEV | libc::ENXIO)
+    )
 }
 
 /// A seed that nobody can tell: the numbers of segments come from it.
