@@ -310,13 +310,16 @@ impl Union {
         let At::Name(dir, name) = at else {
             return Err(Errno::EOPNOTSUPP);
         };
-        if state.links.len() > 1 {
+        let times = at.stat()?.attr;
+        // Other names, also those not met yet, would keep the old file.
+        if times.nlink > 1 + u32::from(state.indexed) {
             return Err(Errno::EOPNOTSUPP);
         }
-        let times = at.stat()?.attr;
         let temporary = upper.write_symlink_file(&at.readlink()?, what)?;
         let new = At::Name(Arc::clone(upper.work()?), temporary.clone().into());
         upper.marks.set_origin(&new, times.ino, NO_LOWER)?;
+        // A link called like a whiteout was no regular file, and needed no mark, until now.
+        upper.marks.set_plain(&new, name)?;
         state.kept_ino = Some(times.ino);
         new.set_times(
             Some(SetTime::At(times.atime)),
