@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 use rrun_core::{Attr, Data, Errno, FileType, Lower, LowerEntry, NodeId};
 use rustix::fs::{self as rfs, Mode, OFlags};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::UnionError;
 use crate::meta::{OVERRIDE_STAT, Virtual};
@@ -145,6 +146,31 @@ impl DirLayers {
         }));
         this.nodes = Mutex::new(nodes);
         Ok(this)
+    }
+
+    /// Reads the layers in which `mountpoint` lies, of those this was opened with, through copies
+    /// of their mounts without what is mounted below. To be called before a union of them is
+    /// mounted there: its server would else walk into its own mount, and wait for itself.
+    ///
+    /// Without the privilege to copy a mount there is none to mount either, and nothing changes.
+    #[must_use]
+    pub fn apart_from(mut self, layers: &[PathBuf], mountpoint: &Path) -> Self {
+        let Ok(mountpoint) = mountpoint.canonicalize() else {
+            return self;
+        };
+        for (root, path) in self.roots.iter_mut().zip(layers) {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE
+                | OpenTreeFlags::OPEN_TREE_CLOEXEC
+                | OpenTreeFlags::AT_EMPTY_PATH;
+            if path
+                .canonicalize()
+                .is_ok_and(|path| mountpoint.starts_with(path))
+                && let Ok(copy) = open_tree(&*root, "", flags)
+            {
+                *root = Arc::new(copy);
+            }
+        }
+        self
     }
 
     fn node(&self, id: NodeId) -> Result<Arc<Merged>, Errno> {

@@ -406,8 +406,12 @@ fn serve(request: &Request) -> Result<i32, String> {
 /// The layers, and what keeps an image's from being collected.
 fn open_lower(request: &Request) -> Result<(Arc<dyn Lower>, Option<Lease>), String> {
     let Some(name) = &request.image else {
-        let layers = DirLayers::open(&request.lower, request.pretend);
-        return Ok((Arc::new(layers.map_err(|error| error.to_string())?), None));
+        let mut layers =
+            DirLayers::open(&request.lower, request.pretend).map_err(|error| error.to_string())?;
+        if let Some(place) = &request.mountpoint {
+            layers = layers.apart_from(&request.lower, place);
+        }
+        return Ok((Arc::new(layers), None));
     };
     let environment = Environment::read(request.data_root.clone(), None)
         .map_err(|failure| failure.to_string())?;

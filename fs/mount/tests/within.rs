@@ -1,0 +1,84 @@
+//! A mountpoint inside the mount's own lower directory: the server must not wait for itself.
+#![expect(clippy::unwrap_used, reason = "test code")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use rrun_mount::{ServeOptions, Stats, mount, serve};
+use rrun_union::{DirLayers, IdStore, Options, Union, XattrDialect};
+use rustix::mount::MountFlags;
+
+const INNER: &str = "RRUN_WITHIN_INNER";
+const TEST: &str = "the_mountpoint_may_be_in_the_lower_directory";
+
+fn look(root: &Path) {
+    for dir in ["l", "l/m", "l/dir", "u", "w"] {
+        fs::create_dir(root.join(dir)).unwrap();
+    }
+    fs::write(root.join("l/dir/file"), b"lower").unwrap();
+    fs::write(root.join("l/m/hidden"), b"under the mount").unwrap();
+    let layers = [root.join("l")];
+    let m = root.join("l/m");
+    let lower = DirLayers::open(&layers, false).unwrap();
+    let lower = lower.apart_from(&layers, &m);
+    let options = Options {
+        ids: IdStore::Real,
+        xattrs: XattrDialect::Trusted,
+        ..Options::default()
+    };
+    let (upper, work) = (root.join("u"), root.join("w"));
+    let union = Union::open(Arc::new(lower), Some((&upper, &work)), options).unwrap();
+    let mounted = mount(&m, "within", MountFlags::empty()).unwrap();
+    let connection = mounted.connection().unwrap();
+    let server = std::thread::spawn(move || {
+        let (options, stats) = (ServeOptions::default(), Stats::default());
+        serve(&connection, &Arc::new(union), &options, &stats, &|| {}).unwrap();
+    });
+    assert_eq!(fs::read(m.join("dir/file")).unwrap(), b"lower");
+    // The directory below the mount, as kernel overlayfs shows it.
+    assert_eq!(fs::read_dir(m.join("m")).unwrap().count(), 1);
+    fs::write(m.join("m/new"), b"deep").unwrap();
+    fs::write(m.join("dir/file"), b"upper").unwrap();
+    assert_eq!(fs::read(m.join("m/new")).unwrap(), b"deep");
+    assert_eq!(fs::read(root.join("u/m/new")).unwrap(), b"deep");
+    assert_eq!(fs::read(root.join("l/dir/file")).unwrap(), b"lower");
+    drop(mounted);
+    server.join().unwrap();
+}
+
+#[test]
+fn the_mountpoint_may_be_in_the_lower_directory() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    if std::env::var_os(INNER).is_some() {
+        let dir = tempfile::tempdir().unwrap();
+        look(dir.path());
+        return;
+    }
+    // A mount namespace of its own: nobody who starts meanwhile keeps our mount alive. A server
+    // that waits for itself would hang, so there is a limit.
+    let status = Command::new("timeout")
+        .args([
+            "-s",
+            "KILL",
+            "60",
+            "unshare",
+            "-m",
+            "--propagation",
+            "private",
+            "--",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", TEST, "--nocapture"])
+        .env(INNER, "1")
+        .status();
+    match status {
+        Ok(status) if status.code() == Some(1) => eprintln!("skipped: unshare: {status}"),
+        Ok(status) => assert!(status.success(), "{status}"),
+        Err(error) => eprintln!("skipped: unshare: {error}"),
+    }
+}

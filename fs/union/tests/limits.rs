@@ -1,0 +1,206 @@
+//! Many layers, many entries, other file systems below, and a quota that is used up.
+#![expect(clippy::unwrap_used, reason = "test code")]
+#![allow(dead_code, reason = "the common module is shared with the model test")]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{is_root, options, pattern};
+use rrun_core::Errno;
+use rrun_union::{DirLayers, IdStore, Ino, OnWrite, Union, UnionError};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+fn dirs(root: &Path, names: &[&str]) {
+    for name in names {
+        fs::create_dir_all(root.join(name)).unwrap();
+        fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+fn open(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<Union, UnionError> {
+    let lower = Arc::new(DirLayers::open(layers, false)?);
+    Union::open(lower, Some((upper, work)), options(IdStore::Real, true))
+}
+
+fn contents(union: &Union, dir: Ino, name: &str) -> Vec<u8> {
+    let entry = union.lookup(dir, name.as_bytes()).unwrap();
+    let mut bytes = vec![0; usize::try_from(entry.attr.size).unwrap() + 1];
+    let count = union.read(entry.ino, 0, &mut bytes).unwrap();
+    bytes.truncate(count);
+    bytes
+}
+
+fn names(union: &Union, dir: Ino) -> Vec<Vec<u8>> {
+    let (mut out, mut cookie) = (Vec::new(), 0);
+    loop {
+        let (before, from) = (out.len(), cookie);
+        let mut each = |entry: &rrun_union::Listed<'_>| {
+            cookie = entry.cookie;
+            out.push(entry.name.to_vec());
+            out.len() % 1000 != 0
+        };
+        union.readdir(dir, from, false, &mut each).unwrap();
+        if out.len() == before {
+            return out;
+        }
+    }
+}
+
+#[test]
+fn five_hundred_layers_are_one_tree_and_more_are_refused() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path();
+    dirs(root, &["u", "w"]);
+    let mut layers = Vec::new();
+    for number in 0..501 {
+        let layer = root.join(format!("l{number}"));
+        dirs(&layer, &["all", &format!("own{number}")]);
+        fs::write(layer.join("all/same"), number.to_string()).unwrap();
+        fs::write(layer.join(format!("all/f{number}")), number.to_string()).unwrap();
+        layers.push(layer);
+    }
+    let refused = open(&layers, &root.join("u"), &root.join("w"));
+    assert!(refused.is_err());
+    let union = open(&layers[..500], &root.join("u"), &root.join("w")).unwrap();
+    let all = union.lookup(Ino::ROOT, b"all").unwrap().ino;
+    assert_eq!(contents(&union, all, "same"), b"0");
+    assert_eq!(contents(&union, all, "f499"), b"499");
+    assert_eq!(names(&union, all).len(), 2 + 501);
+    let last = union.lookup(all, b"f499").unwrap().ino;
+    union.write(last, 0, b"new", OnWrite::Keep).unwrap();
+    assert_eq!(contents(&union, all, "f499"), b"new");
+    union.unlink(all, b"f0").unwrap();
+    assert_eq!(names(&union, all).len(), 2 + 500);
+}
+
+#[test]
+fn a_directory_of_100000_entries_lists_each_once() {
+    const COUNT: usize = 100_000;
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path();
+    dirs(root, &["u", "w", "l/many"]);
+    let many = root.join("l/many");
+    for number in 0..COUNT {
+        fs::File::create(many.join(format!("entry-{number}"))).unwrap();
+    }
+    let union = open(&[root.join("l")], &root.join("u"), &root.join("w")).unwrap();
+    let dir = union.lookup(Ino::ROOT, b"many").unwrap().ino;
+    let listed = names(&union, dir);
+    let distinct: BTreeSet<&Vec<u8>> = listed.iter().collect();
+    assert_eq!((listed.len(), distinct.len()), (COUNT + 2, COUNT + 2));
+    for number in (0..COUNT).step_by(100) {
+        let name = format!("entry-{number}");
+        union.unlink(dir, name.as_bytes()).unwrap();
+    }
+    assert_eq!(names(&union, dir).len(), COUNT - COUNT / 100 + 2);
+    let gone = union.lookup(dir, b"entry-500").map(|entry| entry.ino);
+    assert_eq!(gone, Err(Errno::ENOENT));
+}
+
+/// Unmounts when dropped.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _gone = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+fn tmpfs(place: &Path, data: &std::ffi::CStr) -> rustix::io::Result<Mounted> {
+    fs::create_dir_all(place).unwrap();
+    rustix::mount::mount("tmpfs", place, "tmpfs", MountFlags::empty(), data)?;
+    Ok(Mounted(place.to_owned()))
+}
+
+#[test]
+fn layers_may_be_on_other_file_systems_and_read_only() {
+    if !is_root() {
+        eprintln!("skipped: needs root to mount");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path();
+    dirs(root, &["u", "w", "l2/dir"]);
+    let (l0, l1) = (root.join("l0"), root.join("l1"));
+    let _l0 = tmpfs(&l0, c"size=4m,mode=755").unwrap();
+    let _l1 = tmpfs(&l1, c"size=4m,mode=755").unwrap();
+    for (layer, text) in [(&l0, "0"), (&l1, "1"), (&root.join("l2"), "2")] {
+        dirs(layer, &["dir"]);
+        fs::write(layer.join("dir").join(format!("f{text}")), text).unwrap();
+    }
+    let flags = MountFlags::RDONLY;
+    rustix::mount::mount_remount(&l0, flags, c"size=4m,mode=755").unwrap();
+    let layers = [l0, l1, root.join("l2")];
+    let inos = |union: &Union| -> Vec<u64> {
+        let dir = union.lookup(Ino::ROOT, b"dir").unwrap().ino;
+        let ino = |name: &str| union.lookup(dir, name.as_bytes()).unwrap().attr.ino;
+        ["f0", "f1", "f2"].map(ino).to_vec()
+    };
+    let union = open(&layers, &root.join("u"), &root.join("w")).unwrap();
+    let before = inos(&union);
+    // Two tmpfs number their files alike; we must not.
+    assert_eq!(
+        before.iter().collect::<BTreeSet<_>>().len(),
+        3,
+        "{before:?}"
+    );
+    let dir = union.lookup(Ino::ROOT, b"dir").unwrap().ino;
+    for name in ["f0", "f1", "f2"] {
+        let ino = union.lookup(dir, name.as_bytes()).unwrap().ino;
+        union.write(ino, 1, b"+", OnWrite::Keep).unwrap();
+        assert_eq!(contents(&union, dir, name)[1..], *b"+");
+    }
+    assert_eq!(inos(&union), before, "after copy-up");
+    drop(union);
+    let union = open(&layers, &root.join("u"), &root.join("w")).unwrap();
+    assert_eq!(inos(&union), before, "after a restart");
+}
+
+#[test]
+fn a_used_up_quota_leaves_the_lower_file_and_no_debris() {
+    if !is_root() {
+        eprintln!("skipped: needs root to mount");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path();
+    dirs(root, &["l"]);
+    let big = pattern(3, 3_000_000);
+    fs::write(root.join("l/big"), &big).unwrap();
+    std::os::unix::fs::chown(root.join("l/big"), Some(1000), Some(1000)).unwrap();
+    let small = root.join("small");
+    let data = c"size=16m,mode=755,usrquota,usrquota_block_hardlimit=1m";
+    let Ok(_small) = tmpfs(&small, data) else {
+        eprintln!("skipped: tmpfs has no quotas here");
+        return;
+    };
+    dirs(&small, &["u", "w"]);
+    let (upper, work) = (small.join("u"), small.join("w"));
+    let union = open(&[root.join("l")], &upper, &work).unwrap();
+    let ino = union.lookup(Ino::ROOT, b"big").unwrap().ino;
+    let refused = union.write(ino, 2_000_000, &[1; 2_000_000], OnWrite::Keep);
+    if refused.is_ok() {
+        eprintln!("skipped: the quota does not bind this process");
+        return;
+    }
+    assert_eq!(refused, Err(Errno::EDQUOT));
+    let look = |union: &Union| {
+        let now = contents(union, Ino::ROOT, "big");
+        assert_eq!(now[..2_000_000], big[..2_000_000]);
+    };
+    look(&union);
+    drop(union);
+    look(&open(&[root.join("l")], &upper, &work).unwrap());
+    let left: Vec<_> = fs::read_dir(&work)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name != "index")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(fs::metadata(root.join("l/big")).unwrap().size(), 3_000_000);
+}
