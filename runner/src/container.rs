@@ -203,7 +203,15 @@ pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
     if force && state.status == Status::Created && state::monitor_alive(dir)? {
         end_starting(dir)?;
     }
+    // It may have removed itself at its end.
+    if matches!(dir.try_exists(), Ok(false)) {
+        return Ok(());
+    }
     cleanup(dir)?;
+    // A monitor that has written the end has little left to do.
+    if state::read_claim(dir)?.status == Status::Exited {
+        wait_end(dir, Some(GRACE))?;
+    }
     let Some(_lock) = state::take_lock(dir)? else {
         return Err(RunnerError::Running(id_of(dir)));
     };

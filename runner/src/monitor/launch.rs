@@ -239,10 +239,15 @@ fn start_processes(
     drop(doors);
     let outcome = write_id_map(config, &host, pid, ours.as_fd())
         .and_then(|()| connect(dir, config, &init, ours.as_fd()))
-        .and_then(|net| {
-            let parts = await_exec(config, options, &init, ours.as_fd());
-            parts.map(|parts| (parts, net))
-        });
+        .and_then(
+            |net| match await_exec(config, options, &init, ours.as_fd()) {
+                Ok(parts) => Ok((parts, net)),
+                Err(error) => {
+                    crate::net::abandon(net, dir);
+                    Err(error)
+                }
+            },
+        );
     let ((terminal, supervisor), (net, network)) = match outcome {
         Ok(parts) => parts,
         Err(error) => {

@@ -192,6 +192,14 @@ fn with_own_line(text: &str, name: &str, address: Option<Ipv4Addr>) -> String {
     lines
 }
 
+/// Ends the network of a container that did not start: its ports are free when this returns.
+pub(crate) fn abandon((helper, state): (Option<Helper>, NetState), dir: &Path) {
+    if let Some(helper) = helper {
+        helper.end();
+    }
+    release(&state, dir);
+}
+
 /// Gives back what the network of a container took of the host.
 pub(crate) fn release(state: &NetState, dir: &Path) {
     if let (true, Some(address)) = (state.uplink == UplinkChoice::Bridge.word(), state.address) {
