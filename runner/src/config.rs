@@ -56,6 +56,14 @@ pub struct ContainerConfig {
     pub network: Network,
     /// Its uplink and published ports.
     pub net: NetConfig,
+    /// Namespaces that are the host's.
+    pub host: HostNamespaces,
+    /// Whether the process gets a parent that reaps what others leave.
+    pub init: bool,
+    /// Kernel parameters of the container's namespaces.
+    pub sysctls: BTreeMap<String, String>,
+    /// How gladly the kernel kills the process when memory is short; `None` leaves it.
+    pub oom_score_adj: Option<i32>,
     /// How ids inside relate to ids outside.
     pub id_map: IdMap,
     /// Capabilities of a root process.
@@ -112,6 +120,10 @@ impl Default for ContainerConfig {
             shm_size_bytes: 64 << 20,
             network: Network::None,
             net: NetConfig::default(),
+            host: HostNamespaces::default(),
+            init: false,
+            sysctls: BTreeMap::new(),
+            oom_score_adj: None,
             id_map: IdMap::Root,
             caps: CapSet::docker_default(),
             privileged: false,
@@ -213,6 +225,18 @@ pub enum Seccomp {
     Default,
     /// None, except what squash mode needs.
     Unconfined,
+}
+
+/// Which namespaces a container does not have of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostNamespaces {
+    /// Its processes are among the host's.
+    pub pid: bool,
+    /// Its message queues, semaphores and shared memory are the host's.
+    pub ipc: bool,
+    /// Its host name is the host's.
+    pub uts: bool,
 }
 
 /// What happens when a container ends.

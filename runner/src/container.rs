@@ -363,6 +363,9 @@ pub fn processes(dir: &Path) -> Result<Vec<i32>, RunnerError> {
     let not_running = || RunnerError::NotRunning(id_of(dir));
     let (init, _pidfd) = state::open_init(&state).ok_or_else(not_running)?;
     let init = init.as_raw_nonzero().get();
+    if ContainerConfig::load(dir)?.host.pid {
+        return Ok(descendants(init));
+    }
     let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let own = namespace(init).ok_or_else(not_running)?;
     let mut found: Vec<i32> = std::fs::read_dir("/proc")
@@ -373,6 +376,66 @@ pub fn processes(dir: &Path) -> Result<Vec<i32>, RunnerError> {
     found.sort_unstable();
     found.insert(0, init);
     Ok(found)
+}
+
+/// A process and all that descend from it: what a container among the host's processes has.
+fn descendants(first: i32) -> Vec<i32> {
+    let mut found = vec![first];
+    let mut next = 0;
+    while let Some(pid) = found.get(next).copied() {
+        next += 1;
+        found.extend(children(pid).into_iter().filter(|child| *child != first));
+    }
+    found
+}
+
+/// The children of a process, of all its threads.
+///
+/// Source: `proc_tid_children(5)`.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let lists = threads
+        .filter_map(Result::ok)
+        .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let mut found = Vec::new();
+    for list in lists {
+        found.extend(
+            list.split_whitespace()
+                .filter_map(|word| word.parse::<i32>().ok()),
+        );
+    }
+    found
+}
+
+/// Joins the user and mount namespaces of a running container, as its root; its root directory.
+///
+/// The calling process must be single-threaded.
+///
+/// # Errors
+///
+/// When it does not run, or may not be joined.
+pub fn enter(dir: &Path) -> Result<std::os::fd::OwnedFd, RunnerError> {
+    use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    let config = ContainerConfig::load(dir)?;
+    let state = state::read(dir)?;
+    let not_running = || RunnerError::NotRunning(id_of(dir));
+    let (_, pidfd) = state::open_init(&state).ok_or_else(not_running)?;
+    // Nobody inside may look at this process or reach its program file.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).at("protect the helper of", dir)?;
+    let mut namespaces = sys::CLONE_NEWNS;
+    if config.has_user_namespace() {
+        namespaces |= sys::CLONE_NEWUSER;
+    }
+    sys::setns(pidfd.as_fd(), namespaces).at("enter", dir)?;
+    if config.has_user_namespace() {
+        crate::init::become_root().map_err(RunnerError::Failed)?;
+    }
+    let flags =
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::openat(rustix::fs::CWD, "/", flags, rustix::fs::Mode::empty())
+        .at("open the root of", dir)
 }
 
 /// Makes the container's mounts write what they hold in memory, so that readers of its files from

@@ -136,6 +136,7 @@ fn process_spec(config: &ContainerConfig, exec: &ExecSpec) -> ProcessSpec {
         group_add: main.group_add,
         no_new_privileges: main.no_new_privileges,
         squash: main.squash,
+        init: false,
         exact: None,
     }
 }

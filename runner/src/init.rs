@@ -83,9 +83,15 @@ pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result
         )
         .step("make the mounts private"),
         Step::MountRoot(source) => mount_root(source, line, made),
-        Step::MountProc => {
-            let mount = mounts::new("proc", &[], mounts::INERT).step("mount /proc")?;
-            made.proc = Some(attach_top(made, mount, "proc")?);
+        Step::MountProc { bind_host } => {
+            let mount = if *bind_host {
+                mounts::copy_path(Path::new("/proc"))
+            } else {
+                mounts::new("proc", &[], mounts::INERT)
+            };
+            let mount = attach_top(made, mount.step("mount /proc")?, "proc")?;
+            made.host.proc = Some(mount.try_clone().step("use /proc")?);
+            made.proc = Some(mount);
             Ok(())
         }
         Step::MountSys {

@@ -25,6 +25,7 @@ pub mod oci;
 mod plan;
 mod process;
 mod protocol;
+mod reaper;
 mod rooted;
 pub mod seccomp;
 mod signals;
@@ -39,8 +40,8 @@ mod users;
 
 pub use caps::{CapSet, UnknownCapability};
 pub use config::{
-    ContainerConfig, HealthCheck, IdMap, Limits, LogConfig, LogDriver, Mount, MountKind, Network,
-    RestartPolicy, Rlimit, Root, Seccomp,
+    ContainerConfig, HealthCheck, HostNamespaces, IdMap, Limits, LogConfig, LogDriver, Mount,
+    MountKind, Network, RestartPolicy, Rlimit, Root, Seccomp,
 };
 pub use container::Container;
 pub use error::{Failure, FailureClass, RunnerError};

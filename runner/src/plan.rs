@@ -101,7 +101,10 @@ pub enum Step {
     /// Put the root directory on the mount point.
     MountRoot(RootSource),
     /// Mount a new procfs on `/proc`.
-    MountProc,
+    MountProc {
+        /// Bind the host's instead.
+        bind_host: bool,
+    },
     /// Mount sysfs on `/sys`; the host's, bound, when the network is not our own.
     MountSys {
         /// Bind the host's instead of a new one.
@@ -186,6 +189,8 @@ pub struct ProcessSpec {
     pub seccomp: Seccomp,
     /// Whether only one id exists, so that id changes are pretended.
     pub squash: bool,
+    /// Whether this process stays as the program's parent and reaps what others leave.
+    pub init: bool,
     /// What a bundle decides beyond this.
     pub exact: Option<Exact>,
 }
@@ -247,6 +252,7 @@ impl ProcessSpec {
                 config.seccomp
             },
             squash: matches!(config.id_map, IdMap::Squash),
+            init: config.init,
             exact: None,
         }
     }
@@ -282,9 +288,16 @@ pub fn environment(env: &[String], hostname: &str, tty: bool) -> Vec<String> {
 /// The `CLONE_NEW*` bits of a container's first process. The cgroup namespace is not among them:
 /// it is made when the groups were entered.
 pub(crate) fn namespaces(config: &ContainerConfig) -> u64 {
-    let mut flags = sys::CLONE_NEWNS | sys::CLONE_NEWPID | sys::CLONE_NEWIPC | sys::CLONE_NEWUTS;
-    if !matches!(config.network, Network::Host) {
-        flags |= sys::CLONE_NEWNET;
+    let mut flags = sys::CLONE_NEWNS;
+    for (shared, flag) in [
+        (config.host.pid, sys::CLONE_NEWPID),
+        (config.host.ipc, sys::CLONE_NEWIPC),
+        (config.host.uts, sys::CLONE_NEWUTS),
+        (matches!(config.network, Network::Host), sys::CLONE_NEWNET),
+    ] {
+        if !shared {
+            flags |= flag;
+        }
     }
     if config.has_user_namespace() {
         flags |= sys::CLONE_NEWUSER;
@@ -333,7 +346,7 @@ impl Plan {
         if own_network {
             steps.push(Step::LoopbackUp);
         }
-        if !config.hostname.is_empty() {
+        if !config.hostname.is_empty() && !config.host.uts {
             steps.push(Step::SetHostname(config.hostname.clone()));
         }
         steps.extend(config.rlimits.iter().cloned().map(Step::SetRlimit));
@@ -362,7 +375,16 @@ fn push_system_mounts(
 ) {
     let user_namespace = config.has_user_namespace();
     let read_only = !config.privileged;
-    steps.push(Step::MountProc);
+    steps.push(Step::MountProc {
+        // Without a process namespace of its own a user namespace may mount no new one.
+        bind_host: config.host.pid && user_namespace,
+    });
+    for (key, value) in &config.sysctls {
+        steps.push(Step::Bundle(BundleStep::Sysctl(key.clone(), value.clone())));
+    }
+    if let Some(score) = config.oom_score_adj {
+        steps.push(Step::Bundle(BundleStep::OomScore(score)));
+    }
     steps.push(Step::MountSys {
         bind_host: user_namespace && !own_network,
         read_only,

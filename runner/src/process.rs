@@ -61,7 +61,14 @@ pub(crate) fn execute(
     line: BorrowedFd<'_>,
 ) -> Failure {
     match prepare(spec, streams, filters, line) {
-        Ok((program, argv, env)) => exec_failure(spec, &sys::execve(&program, &argv, &env)),
+        Ok((program, argv, env)) => {
+            if spec.init
+                && let Err(failure) = crate::reaper::split(spec.tty)
+            {
+                return failure;
+            }
+            exec_failure(spec, &sys::execve(&program, &argv, &env))
+        }
         Err(failure) => failure,
     }
 }

@@ -20,3 +20,5 @@ mod squash;
 mod terminal;
 mod truth;
 mod walk;
+mod walk_options;
+mod walk_volumes;

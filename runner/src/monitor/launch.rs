@@ -104,6 +104,11 @@ fn begin(
     rustix::process::chdir(dir).at("enter", dir)?;
     let log = LogWriter::open(&dir.join(crate::log::LOG_FILE), &config.log);
     let log = log.at("open the log of", dir)?;
+    if config.host.pid {
+        // No namespace ends what the container leaves; it becomes ours to end.
+        rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
+            .at("take over what is left by", dir)?;
+    }
     let (server, state) = claim(dir, &config)?;
     let started = start_processes(dir, &config, options, server);
     let mut started = match started {

@@ -414,6 +414,7 @@ pub(crate) fn process_spec(process: &Process, preserved_fds: u32) -> ProcessSpec
         no_new_privileges: process.no_new_privileges,
         seccomp: Seccomp::Unconfined,
         squash: false,
+        init: false,
         exact: Some(Exact {
             uid: process.user.uid,
             gid: process.user.gid,

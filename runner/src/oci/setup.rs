@@ -36,7 +36,7 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 #[derive(Debug, Default)]
 pub(crate) struct HostSide {
     /// The host's procfs: a handle the container cannot cover.
-    proc: Option<OwnedFd>,
+    pub(crate) proc: Option<OwnedFd>,
     /// Sources of bind mounts, by number.
     sources: Vec<Option<Opened>>,
 }

@@ -220,6 +220,35 @@ pub(crate) fn close_range_cloexec(first: u32) -> io::Result<()> {
     check(ret).map(drop)
 }
 
+/// Closes all descriptors from 3 on but one. For a process that never goes back to what owned
+/// them: it must end with [`exit_now`].
+///
+/// Source: `close_range(2)`.
+pub(crate) fn close_all_but(kept: BorrowedFd<'_>) -> io::Result<()> {
+    let kept = u32::try_from(kept.as_raw_fd()).map_err(|_| invalid())?;
+    for (first, last) in [
+        (3, kept.saturating_sub(1)),
+        (kept.saturating_add(1), u32::MAX),
+    ] {
+        if first > last {
+            continue;
+        }
+        // SAFETY: three integers; no owner of what is closed is used or dropped any more, since
+        // the caller only waits and then ends without unwinding.
+        let ret = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        check(ret)?;
+    }
+    Ok(())
+}
+
+/// Ignores a signal.
+///
+/// Source: `signal(2)`.
+pub(crate) fn ignore_signal(signal: i32) {
+    // SAFETY: SIG_IGN is a valid disposition; a number that cannot be changed gives EINVAL.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
 /// Takes the write lock of an open file description on the whole file; false when held.
 ///
 /// Source: `fcntl(2)`, "Open file description locks".

@@ -513,6 +513,29 @@ pub(crate) struct EventsArgs {
     pub(crate) until: Option<String>,
 }
 
+/// `rrun cp [OPTIONS] CONTAINER:SRC DEST|-` and `rrun cp [OPTIONS] SRC|- CONTAINER:DEST`
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "rrun cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n       rrun cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
+)]
+pub(crate) struct CpArgs {
+    /// What to copy
+    #[arg(value_name = "SOURCE", allow_hyphen_values = true)]
+    pub(crate) source: String,
+    /// Where to
+    #[arg(value_name = "DESTINATION", allow_hyphen_values = true)]
+    pub(crate) destination: String,
+    /// Keep owners
+    #[arg(short = 'a', long)]
+    pub(crate) archive: bool,
+    /// Follow a symbolic link given as the source
+    #[arg(short = 'L', long = "follow-link")]
+    pub(crate) follow_link: bool,
+    /// Say nothing when it is done
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
+}
+
 /// `rrun pause CONTAINER [CONTAINER...]`, `rrun unpause ...`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun pause|unpause CONTAINER [CONTAINER...]")]

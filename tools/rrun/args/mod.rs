@@ -9,7 +9,7 @@ mod system;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use container::{
-    AttachArgs, CreateArgs, DiffArgs, EventsArgs, ExecArgs, ExportArgs, KillArgs, LogsArgs,
+    AttachArgs, CpArgs, CreateArgs, DiffArgs, EventsArgs, ExecArgs, ExportArgs, KillArgs, LogsArgs,
     PauseArgs, PortArgs, PsArgs, RenameArgs, RmArgs, RunArgs, StartArgs, StatsArgs, StopArgs,
     TopArgs, UpdateArgs, WaitArgs,
 };
@@ -78,6 +78,7 @@ Management Commands:
 Commands:
   attach      Attach to a running container
   commit      Create an image from a container's changes
+  cp          Copy files between a container and the host
   create      Create a container
   diff        List what a container changed
   events      Show what happens as it happens
@@ -157,6 +158,8 @@ pub(crate) enum Command {
     Rm(RmArgs),
     /// List the processes of a container
     Top(TopArgs),
+    /// Copy files between a container and the host
+    Cp(CpArgs),
     /// Show what happens as it happens
     Events(EventsArgs),
     /// Freeze the processes of containers
@@ -281,6 +284,8 @@ pub(crate) enum ContainerVerb {
     Rm(RmArgs),
     /// List the processes of a container
     Top(TopArgs),
+    /// Copy files between a container and the host
+    Cp(CpArgs),
     /// Show what happens as it happens
     Events(EventsArgs),
     /// Freeze the processes of containers
@@ -354,6 +359,7 @@ pub(crate) enum Call {
     Rename(RenameArgs),
     Rm(RmArgs),
     Top(TopArgs),
+    Cp(CpArgs),
     Events(EventsArgs),
     Pause(PauseArgs),
     Stats(StatsArgs),
@@ -404,6 +410,7 @@ impl Command {
             Self::Rename(args) => Call::Rename(args),
             Self::Rm(args) => Call::Rm(args),
             Self::Top(args) => Call::Top(args),
+            Self::Cp(args) => Call::Cp(args),
             Self::Events(args) => Call::Events(args),
             Self::Pause(args) => Call::Pause(args),
             Self::Stats(args) => Call::Stats(args),
@@ -469,6 +476,7 @@ impl ContainerVerb {
             Self::Rename(args) => Call::Rename(args),
             Self::Rm(args) => Call::Rm(args),
             Self::Top(args) => Call::Top(args),
+            Self::Cp(args) => Call::Cp(args),
             Self::Events(args) => Call::Events(args),
             Self::Pause(args) => Call::Pause(args),
             Self::Stats(args) => Call::Stats(args),

@@ -13,7 +13,7 @@ use rrun_runner::monitor::MonitorEvent;
 use rrun_runner::{ContainerConfig, State, ids, monitor, net};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
-use super::{copy_up, ground, journal, mount_points, overlayfs, volume};
+use super::{copy_up, cp, ground, journal, mount_points, overlayfs, volume};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::{report, sys};
@@ -26,6 +26,7 @@ const NET: &str = "__net";
 const SYNC: &str = "__sync";
 const PROBE: &str = "__probe";
 const FILL: &str = "__fill";
+const COPY: &str = "__copy";
 const REMOVE_TREE: &str = "__rmtree";
 
 /// Where the runner leaves the descriptors of a hidden program.
@@ -84,6 +85,11 @@ impl Parts {
         ]
     }
 
+    /// The container's side of a copy; what to do is added.
+    pub(crate) fn copy(&self, dir: &Path) -> Vec<OsString> {
+        vec![self.program.clone(), COPY.into(), dir.into()]
+    }
+
     /// The helper that removes a directory, as root of a user namespace.
     pub(crate) fn remove_tree(&self, dir: &Path) -> Vec<OsString> {
         vec![self.program.clone(), REMOVE_TREE.into(), dir.into()]
@@ -118,6 +124,8 @@ pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
         return Some(probe_main(&dir()));
     } else if word == FILL {
         fill_main(argv)
+    } else if word == COPY {
+        cp::inside(argv.get(2..).unwrap_or_default())
     } else if word == REMOVE_TREE {
         std::fs::remove_dir_all(dir()).map_err(Failure::from)
     } else if word == SYNC {

@@ -3,6 +3,7 @@
 mod changes;
 mod container;
 mod copy_up;
+mod cp;
 mod create;
 mod etc;
 mod events;
@@ -55,6 +56,7 @@ pub(crate) fn dispatch(call: Call, environment: &Environment) -> Result<ExitCode
         Call::Rename(args) => container::rename(&args, environment),
         Call::Logs(args) => logs::logs(&args, environment),
         Call::Top(args) => top::top(&args, environment),
+        Call::Cp(args) => cp::cp(&args, environment),
         Call::Events(args) => events::events(&args, environment),
         Call::Pause(args) => container::pause(&args, environment),
         Call::Unpause(args) => container::unpause(&args, environment),

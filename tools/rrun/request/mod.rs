@@ -108,6 +108,7 @@ pub(crate) struct CreateRequest {
     pub(crate) tty: bool,
     pub(crate) interactive: bool,
     pub(crate) init: bool,
+    pub(crate) oom_score_adj: Option<i32>,
     pub(crate) remove: bool,
     pub(crate) ulimits: Vec<Ulimit>,
     pub(crate) sysctls: BTreeMap<String, String>,
@@ -147,6 +148,7 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
     let network = NetworkRequest::parse(&typed)?;
     let resolver = Resolver::parse(&typed)?;
     let security = Security::parse(&typed)?;
+    let sysctls = sysctls(&typed)?;
     Ok(CreateRequest {
         root,
         command,
@@ -178,9 +180,10 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         tty: typed.tty,
         interactive: typed.interactive,
         init: typed.init,
+        oom_score_adj: typed.oom_score_adj,
         remove: typed.remove,
         ulimits: ulimits(&typed.ulimit)?,
-        sysctls: pairs(&typed.sysctl),
+        sysctls,
         shm_size_bytes: shm_size(typed.shm_size.as_deref())?,
         stop_signal: typed.stop_signal,
         stop_timeout_s: typed.stop_timeout,
@@ -453,6 +456,28 @@ fn host_line(word: &str) -> Result<(String, IpAddr), Failure> {
         ip => address(ip.trim_matches(['[', ']']), "--add-host")?,
     };
     Ok((host.to_owned(), ip))
+}
+
+/// Kernel parameters, of the namespaces the container has of its own.
+///
+/// Source: moby daemon, `verifyPlatformContainerSettings`; runc validator, `sysctl`.
+fn sysctls(typed: &CreateArgs) -> Result<BTreeMap<String, String>, Failure> {
+    let sysctls = pairs(&typed.sysctl);
+    let shares = |mode: &Option<String>| mode.as_deref() == Some("host");
+    for key in sysctls.keys() {
+        let ipc = ["kernel.msg", "kernel.sem", "kernel.shm", "fs.mqueue."];
+        let of_network = key.starts_with("net.");
+        let of_ipc = ipc.iter().any(|prefix| key.starts_with(prefix));
+        if !of_network && !of_ipc {
+            return Err(engine(format!("sysctl '{key}' is not allowed")));
+        }
+        if of_network && shares(&typed.network) || of_ipc && shares(&typed.ipc) {
+            return Err(engine(format!(
+                "sysctl '{key}' is not allowed in the host's namespace"
+            )));
+        }
+    }
+    Ok(sysctls)
 }
 
 fn ulimits(words: &[String]) -> Result<Vec<Ulimit>, Failure> {

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use rrun_core::Digest;
 use rrun_image::ImageConfig;
 use rrun_runner::{
-    CapSet, ContainerConfig, IdMap, Mount, MountKind, Network, Rlimit, Root, Seccomp, container,
-    names, subid,
+    CapSet, ContainerConfig, HostNamespaces, IdMap, Mount, MountKind, Network, Rlimit, Root,
+    Seccomp, container, names, subid,
 };
 use rrun_store::Store;
 use serde_json::{Value, json};
@@ -198,7 +198,7 @@ fn compose(
     let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let own_name = match &joined {
         Some(other) => other.hostname.clone(),
-        None if network == Network::Host => host_name.trim().to_owned(),
+        None if network == Network::Host || request.host_uts => host_name.trim().to_owned(),
         None => short,
     };
     let pick = |asked: &Option<String>, field: &str| {
@@ -238,6 +238,10 @@ fn compose(
         stop_timeout_s: request.stop_timeout_s.unwrap_or(STOP_TIMEOUT_S),
         labels: labels(request, defaults),
         auto_remove: request.remove,
+        host: host_namespaces(request),
+        init: request.init,
+        sysctls: request.sysctls.clone(),
+        oom_score_adj: request.oom_score_adj,
         restart: request.life.restart.clone(),
         health: health::check(request, defaults, &parts)?,
         log: request.life.log.clone(),
@@ -246,10 +250,17 @@ fn compose(
         id,
         ..ContainerConfig::default()
     };
-    check_supported(request)?;
     extra(request, defaults, &mut config);
     net::compose(request, defaults, joined.as_ref(), &mut config)?;
     Ok(config)
+}
+
+fn host_namespaces(request: &CreateRequest) -> HostNamespaces {
+    HostNamespaces {
+        pid: request.host_pid,
+        ipc: request.host_ipc,
+        uts: request.host_uts,
+    }
 }
 
 fn caps(request: &CreateRequest) -> Result<CapSet, Failure> {
@@ -318,24 +329,6 @@ fn extra(request: &CreateRequest, defaults: &Value, config: &mut ContainerConfig
     }
     if let Some(check) = health::shown(request, defaults) {
         config.extra.insert("healthcheck".to_owned(), check);
-    }
-}
-
-/// Options that are parsed, so that they are not mistaken for others, but cannot be honoured yet.
-fn check_supported(request: &CreateRequest) -> Result<(), Failure> {
-    let asked = [
-        (request.init, "--init"),
-        (request.host_pid, "--pid host"),
-        (request.host_ipc, "--ipc host"),
-        (request.host_uts, "--uts host"),
-        (!request.sysctls.is_empty(), "--sysctl"),
-    ];
-    match asked.iter().find(|(asked, _)| *asked) {
-        Some((_, option)) => Err(Failure::new(
-            ExitCode::ENGINE,
-            format!("{option} is not available yet"),
-        )),
-        None => Ok(()),
     }
 }
 

@@ -37,6 +37,15 @@ pub(super) fn make(
     for target in declared.into_iter().flat_map(Map::keys) {
         made.of_image(target, config)?;
     }
+    if request.host_ipc && !made.taken("/dev/shm") {
+        config.mounts.push(Mount {
+            target: PathBuf::from("/dev/shm"),
+            kind: MountKind::Bind {
+                source: PathBuf::from("/dev/shm"),
+            },
+            read_only: false,
+        });
+    }
     mount_points::put(config, &made.points);
     // Copying needs the configuration: it says what the container stands on.
     config.save(dir)?;
