@@ -242,17 +242,7 @@ fn start_processes(
         doors,
     } = groups;
     drop(doors);
-    let outcome = write_id_map(config, &host, pid, ours.as_fd())
-        .and_then(|()| connect(dir, config, &init, ours.as_fd()))
-        .and_then(
-            |net| match await_exec(config, options, &init, ours.as_fd()) {
-                Ok(parts) => Ok((parts, net)),
-                Err(error) => {
-                    crate::net::abandon(net, dir);
-                    Err(error)
-                }
-            },
-        );
+    let outcome = accompany(dir, config, options, &host, (&init, ours.as_fd()));
     let ((terminal, supervisor), (net, network)) = match outcome {
         Ok(parts) => parts,
         Err(error) => {
@@ -356,6 +346,25 @@ fn make_pipes(config: &ContainerConfig) -> std::io::Result<Pipes> {
         near: [in_near, Some(out_near), Some(err_near)],
         far: [in_far, out_far, err_far],
     })
+}
+
+/// Does for init what it cannot do itself, until it has become the container's process.
+fn accompany(
+    dir: &Path,
+    config: &ContainerConfig,
+    options: &StartOptions,
+    host: &HostFacts,
+    (init, line): (&Child, BorrowedFd<'_>),
+) -> Result<(Parts, Net), RunnerError> {
+    write_id_map(config, host, init.pid, line)?;
+    let net = connect(dir, config, init, line)?;
+    match await_exec(config, options, init, line) {
+        Ok(parts) => Ok((parts, net)),
+        Err(error) => {
+            crate::net::abandon(net, dir);
+            Err(error)
+        }
+    }
 }
 
 type Net = (Option<crate::net::Helper>, crate::net::NetState);
