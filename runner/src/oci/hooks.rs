@@ -23,7 +23,7 @@ pub(crate) fn run_all(kind: &str, hooks: &[Hook], state: &str) -> Result<(), Fai
     for hook in hooks {
         run(hook, state).map_err(|reason| {
             let path = hook.path.display();
-            Failure::setup(format!("{kind} hook {path} failed: {reason}"))
+            Failure::setup(format!("{kind} hook failed with {reason}: {path}"))
         })?;
     }
     Ok(())
@@ -57,11 +57,11 @@ fn run(hook: &Hook, state: &str) -> Result<(), String> {
     let timeout_ms = timeout_ms.map_or(FOREVER_MS, |s| s.saturating_mul(1000));
     match child.wait(timeout_ms) {
         Some(0) => Ok(()),
-        Some(code) => Err(format!("it ended with {code}")),
+        Some(code) => Err(format!("exit code {code}")),
         None => {
             child.signal(libc::SIGKILL);
             child.reap();
-            Err(format!("it took longer than {timeout_ms} ms"))
+            Err(format!("a timeout after {timeout_ms} ms"))
         }
     }
 }
@@ -90,8 +90,8 @@ mod tests {
         let good = hook("read state; test \"$state$WORD\" = '{}yes'", Some(5));
         assert_eq!(run_all("prestart", &[good], "{}\n"), Ok(()));
         let bad = run_all("poststop", &[hook("exit 3", None)], "{}").unwrap_err();
-        assert_eq!(bad.text, "poststop hook /bin/sh failed: it ended with 3");
+        assert_eq!(bad.text, "poststop hook failed with exit code 3: /bin/sh");
         let slow = run_all("prestart", &[hook("exec sleep 9", Some(1))], "{}").unwrap_err();
-        assert!(slow.text.contains("longer"), "{}", slow.text);
+        assert!(slow.text.contains("timeout"), "{}", slow.text);
     }
 }

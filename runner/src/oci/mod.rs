@@ -278,7 +278,8 @@ pub fn delete(registry: &Registry, id: &str, force: bool) -> Result<Vec<String>,
         Err(error) => return Err(error),
     };
     let stage = container.stage();
-    if stage != Stage::Stopped && !force {
+    // One that was never started has done nothing yet: it may go, as with runc and crun.
+    if !matches!(stage, Stage::Stopped | Stage::Created) && !force {
         return Err(wrong_stage(&container, "delete", stage));
     }
     end(&container, libc::SIGKILL);

@@ -353,10 +353,9 @@ fn push_names(steps: &mut Vec<Step>, spec: &Spec, namespaces: &Namespaces) -> Re
         });
     }
     for (key, value) in &spec.linux.sysctl {
-        if key == "kernel.domainname" && spec.domainname.is_some() {
-            return Err(invalid(
-                "both domainname and sysctl kernel.domainname are given",
-            ));
+        let same = spec.domainname.as_ref().is_none_or(|name| name == value);
+        if key == "kernel.domainname" && !same {
+            return Err(invalid("domainname and sysctl kernel.domainname differ"));
         }
         check_sysctl(key, namespaces)?;
         steps.push(bundle(BundleStep::Sysctl(key.clone(), value.clone())));

@@ -1,0 +1,229 @@
+//! The OCI runtime: bundles, their life, what they cannot do to the host.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::support::{Home, Ran, User, finish, fixture, skip};
+
+/// A bundle of busybox in a home.
+struct Bundle {
+    home: Home,
+    dir: PathBuf,
+    spec: Value,
+}
+
+impl Bundle {
+    /// As `rrun oci spec` makes it, without a terminal, running a script.
+    fn new(user: User, rootless: bool) -> Result<Self, String> {
+        let tar = fixture("busybox.tar")?;
+        let home = Home::of(user);
+        let dir = home.path("bundle");
+        let root = dir.join("rootfs");
+        std::fs::create_dir_all(&root).unwrap();
+        let file = std::fs::File::open(tar).unwrap();
+        tar::Archive::new(file).unpack(&root).unwrap();
+        for name in ["proc", "sys", "dev", "tmp", "etc"] {
+            std::fs::create_dir_all(root.join(name)).unwrap();
+        }
+        own_all(&home, &dir);
+        let words = [&["oci", "spec", "-b", dir.to_str().unwrap()][..], rootless_flag(rootless)];
+        home.rrun(&words.concat()).ok();
+        let text = std::fs::read(dir.join("config.json")).unwrap();
+        let mut spec: Value = serde_json::from_slice(&text).unwrap();
+        spec["process"]["terminal"] = json!(false);
+        Ok(Self { home, dir, spec })
+    }
+
+    fn script(&mut self, script: &str) -> &mut Self {
+        self.spec["process"]["args"] = json!(["/bin/sh", "-c", script]);
+        self
+    }
+
+    fn save(&self) {
+        let path = self.dir.join("config.json");
+        std::fs::write(&path, self.spec.to_string()).unwrap();
+        self.home.own(&path);
+    }
+
+    fn oci(&self, words: &[&str]) -> Ran {
+        let root = self.home.path("oci");
+        let words = [&["oci", "--root", root.to_str().unwrap()][..], words].concat();
+        let mut command = self.home.command();
+        command.current_dir(&self.dir).args(&words);
+        finish(command, &words)
+    }
+
+    fn run(&self) -> Ran {
+        self.save();
+        self.oci(&["run", "box"])
+    }
+
+    fn status(&self) -> String {
+        let state: Value = serde_json::from_str(&self.oci(&["state", "box"]).ok()).unwrap();
+        state["status"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        self.oci(&["delete", "--force", "box"]);
+    }
+}
+
+fn rootless_flag(rootless: bool) -> &'static [&'static str] {
+    if rootless { &["--rootless"] } else { &[] }
+}
+
+fn own_all(home: &Home, path: &Path) {
+    if path.is_symlink() {
+        return;
+    }
+    home.own(path);
+    if path.is_dir() {
+        for entry in std::fs::read_dir(path).unwrap() {
+            own_all(home, &entry.unwrap().path());
+        }
+    }
+}
+
+/// Runs a test for root, and for an ordinary user in a user namespace.
+fn for_bundles(test: impl Fn(&str, Bundle)) {
+    for (name, user) in User::all() {
+        match Bundle::new(user, name != "root") {
+            Ok(bundle) => test(name, bundle),
+            Err(why) => skip(&why),
+        }
+    }
+}
+
+#[test]
+fn a_bundle_runs_and_leaves_nothing_behind() {
+    for_bundles(|name, mut bundle| {
+        bundle.script("echo $0 $(id -u) $(hostname); cat; exit 7");
+        let ran = bundle.run();
+        assert_eq!((ran.code, ran.out.as_str()), (7, "/bin/sh 0 rrun\n"), "{name}: {ran:?}");
+        assert_eq!(bundle.oci(&["list", "-q"]).ok(), "", "{name}");
+        bundle.spec["process"]["args"] = json!(["nope"]);
+        bundle.run().fails(1, "executable file not found");
+        assert_eq!(bundle.oci(&["list", "-q"]).ok(), "", "{name}");
+    });
+}
+
+#[test]
+fn a_container_is_created_started_entered_killed_and_deleted() {
+    for_bundles(|name, mut bundle| {
+        bundle.script("trap 'exit 3' TERM; echo up >/tmp/up; while :; do sleep 0.01; done");
+        bundle.spec["root"]["readonly"] = json!(false);
+        bundle.save();
+        let pid_file = bundle.home.path("pid");
+        if name != "root" {
+            // The shell below runs as ourselves; ordinary users are covered by `run`.
+            return;
+        }
+        // A created process holds the streams of its creator: a pipe would never end.
+        let root = bundle.home.path("oci");
+        let script = format!(
+            "exec \"$0\" oci --root {} create --pid-file {} box >/dev/null 2>&1",
+            root.display(),
+            pid_file.display()
+        );
+        let program = crate::support::binary();
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.args(["-c", &script, program.to_str().unwrap()]);
+        shell.current_dir(&bundle.dir);
+        finish(shell, &["create"]).ok();
+        assert_eq!(bundle.status(), "created");
+        assert!(!bundle.dir.join("rootfs/tmp/up").is_file());
+        assert!(std::fs::read_to_string(&pid_file).unwrap().parse::<u32>().is_ok());
+        bundle.oci(&["start", "box"]).ok();
+        assert_eq!(bundle.status(), "running");
+        bundle.oci(&["start", "box"]).fails(1, "running");
+        let out = bundle.oci(&["exec", "-e", "A=b", "box", "/bin/sh", "-c", "echo $A; exit 4"]);
+        assert_eq!((out.code, out.out.as_str()), (4, "b\n"), "{out:?}");
+        bundle.oci(&["delete", "box"]).fails(1, "running");
+        bundle.oci(&["kill", "box", "TERM"]).ok();
+        while bundle.status() == "running" {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        bundle.oci(&["kill", "box"]).fails(1, "stopped");
+        bundle.oci(&["delete", "box"]).ok();
+        bundle.oci(&["state", "box"]).fails(1, "no such container");
+        bundle.oci(&["delete", "--force", "box"]).ok();
+    });
+}
+
+#[test]
+fn nothing_of_the_runtime_is_inherited_or_reached() {
+    for_bundles(|name, mut bundle| {
+        bundle.script("cd /proc/self/fd; echo *");
+        let ran = bundle.run().ok();
+        // The last one is the directory that the shell reads.
+        assert_eq!(ran, "0 1 2 3\n", "{name}");
+        for number in 3..12 {
+            bundle.spec["process"]["cwd"] = json!(format!("/proc/self/fd/{number}"));
+            let ran = bundle.run();
+            assert_ne!(ran.code, 0, "{name}: cwd {number}: {ran:?}");
+        }
+        bundle.spec["process"]["cwd"] = json!("/");
+        std::os::unix::fs::symlink("/proc/self/exe", bundle.dir.join("rootfs/tmp/self")).unwrap();
+        bundle.spec["process"]["args"] = json!(["/tmp/self"]);
+        bundle.run().fails(1, "magic link");
+    });
+}
+
+#[test]
+fn links_in_the_root_lead_nowhere_outside() {
+    for_bundles(|name, mut bundle| {
+        let canary = bundle.home.path("canary");
+        std::fs::create_dir(&canary).unwrap();
+        bundle.home.own(&canary);
+        bundle.script("true");
+        let root = bundle.dir.join("rootfs");
+        std::os::unix::fs::symlink(&canary, root.join("out")).unwrap();
+        let mounts = bundle.spec["mounts"].as_array_mut().unwrap();
+        mounts.push(json!({ "destination": "/out/dir", "type": "tmpfs", "source": "tmpfs" }));
+        let ran = bundle.run();
+        assert_eq!(std::fs::read_dir(&canary).unwrap().count(), 0, "{name}: {ran:?}");
+        bundle.spec["mounts"].as_array_mut().unwrap().pop();
+        for dir in ["dev", "proc"] {
+            std::fs::remove_dir_all(root.join(dir)).unwrap();
+            std::os::unix::fs::symlink(&canary, root.join(dir)).unwrap();
+            let ran = bundle.run();
+            assert_eq!(ran.code, 1, "{name}: {dir}: {ran:?}");
+            assert_eq!(std::fs::read_dir(&canary).unwrap().count(), 0, "{name}: {dir}");
+            std::fs::remove_file(root.join(dir)).unwrap();
+            std::fs::create_dir(root.join(dir)).unwrap();
+        }
+    });
+}
+
+#[test]
+fn mounts_masks_and_capabilities_are_as_configured() {
+    for_bundles(|name, mut bundle| {
+        bundle.script(
+            "grep -q kcore /proc/mounts && echo hidden; touch /x 2>/dev/null || echo ro;
+             touch /proc/sys/kernel/x 2>/dev/null || echo ro; grep CapInh /proc/self/status;
+             grep NoNewPrivs /proc/self/status; ls /dev/null /dev/pts/ptmx",
+        );
+        bundle.spec["linux"]["maskedPaths"] = json!(["/proc/kcore", "/nowhere"]);
+        let expected = "hidden\nro\nro\nCapInh:\t0000000000000000\nNoNewPrivs:\t1\n/dev/null\n\
+                        /dev/pts/ptmx\n";
+        assert_eq!(bundle.run().ok(), expected, "{name}");
+    });
+}
+
+#[test]
+fn errors_are_told_to_the_engine() {
+    for_bundles(|name, mut bundle| {
+        let log = bundle.home.path("log");
+        bundle.spec["ociVersion"] = json!("9.0.0");
+        bundle.save();
+        let words = ["--log", log.to_str().unwrap(), "--log-format", "json", "run", "box"];
+        bundle.oci(&words).fails(1, "unsupported version");
+        let line: Value = serde_json::from_slice(&std::fs::read(&log).unwrap()).unwrap();
+        assert_eq!(line["level"], "error", "{name}");
+        assert!(line["msg"].as_str().unwrap().contains("9.0.0"), "{name}");
+        bundle.oci(&["--log-format", "xml", "list"]).fails(1, "xml");
+    });
+}
