@@ -34,6 +34,11 @@ impl Filters {
         }
     }
 
+    /// Whether some call asks a supervisor.
+    pub(crate) fn notifies(&self) -> bool {
+        self.programs.iter().any(Filter::notifies)
+    }
+
     /// Installs the filters in this process; yields the listener of a supervised one.
     ///
     /// # Errors

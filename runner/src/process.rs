@@ -109,10 +109,18 @@ fn prepare(
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
             .step("ask to die with the monitor")?;
     }
+    // Whoever supervises the filter gets its listener from the runtime, which is gone once the
+    // process waits to be started.
+    let early = filters.notifies();
+    if early {
+        become_confined(spec, filters, sets, line)?;
+    }
     if let Some(gate) = streams.gate {
         gate.pass(line)?;
     }
-    become_confined(spec, filters, sets, line)?;
+    if !early {
+        become_confined(spec, filters, sets, line)?;
+    }
     let strings = |list: &[String]| -> Result<Vec<CString>, Failure> {
         list.iter()
             .map(|text| CString::new(text.as_str()))

@@ -13,6 +13,7 @@ mod crash;
 mod hostile;
 mod images;
 mod network;
+mod oci;
 mod overlayfs;
 mod registry;
 mod run;

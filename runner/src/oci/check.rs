@@ -46,6 +46,16 @@ pub(crate) fn check(spec: &Spec) -> Result<(), Failure> {
     for hook in lists.into_iter().flatten() {
         check_hook(hook)?;
     }
+    let linux = &spec.linux;
+    for (name, given) in [
+        ("netDevices", !linux.net_devices.is_empty()),
+        ("memoryPolicy", linux.memory_policy.is_some()),
+        ("intelRdt", linux.intel_rdt.is_some()),
+    ] {
+        if given {
+            return Err(invalid(format!("linux.{name} is not supported")));
+        }
+    }
     for mount in &spec.mounts {
         if mount.destination.as_os_str().is_empty() {
             return Err(invalid("a mount has no destination"));
@@ -72,6 +82,9 @@ fn check_hook(hook: &Hook) -> Result<(), Failure> {
 pub(crate) fn check_process(process: &Process) -> Result<(), Failure> {
     if process.args.is_empty() {
         return Err(invalid("the process has no args"));
+    }
+    if process.exec_cpu_affinity.is_some() {
+        return Err(invalid("execCPUAffinity is not supported"));
     }
     if !Path::new(&process.cwd).is_absolute() {
         return Err(invalid(format!(

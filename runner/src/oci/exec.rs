@@ -44,6 +44,8 @@ pub struct ExecOptions {
     pub process_label: Option<String>,
     /// A control group below the container's.
     pub cgroup: Option<String>,
+    /// Whether it may be made in a frozen container, to run once that goes on.
+    pub ignore_paused: bool,
     /// Whether to return as soon as it runs.
     pub detach: bool,
     /// Where its id is written.
@@ -64,7 +66,8 @@ pub struct ExecOptions {
 pub fn exec(registry: &Registry, id: &str, options: &ExecOptions) -> Result<i32, RunnerError> {
     let container = registry.load(id)?;
     let stage = container.stage();
-    if !matches!(stage, Stage::Running | Stage::Created) {
+    let paused = options.ignore_paused && stage == Stage::Paused;
+    if !matches!(stage, Stage::Running | Stage::Created) && !paused {
         return Err(wrong_stage(&container, "exec in", stage));
     }
     let (_, pidfd) = container
@@ -130,7 +133,12 @@ fn describe(spec: &Spec, options: &ExecOptions) -> Process {
         ..own.clone()
     });
     process.terminal |= options.terminal;
-    process.env.extend(options.env.iter().cloned());
+    for line in &options.env {
+        let key = line.split_once('=').map_or(line.as_str(), |(key, _)| key);
+        let same = |old: &String| old.split_once('=').is_some_and(|(name, _)| name == key);
+        process.env.retain(|old| !same(old));
+        process.env.push(line.clone());
+    }
     if let Some(cwd) = &options.cwd {
         process.cwd.clone_from(cwd);
     }

@@ -268,12 +268,9 @@ fn clean(container: &Container, spec: &Spec) -> Vec<String> {
 pub fn delete(registry: &Registry, id: &str, force: bool) -> Result<Vec<String>, RunnerError> {
     let container = match registry.load(id) {
         Ok(container) => container,
-        Err(error) if force => {
-            let gone = matches!(error, RunnerError::NoSuchContainer(_));
-            return match registry.clear(id)? {
-                false if !gone => Err(error),
-                true | false => Ok(Vec::new()),
-            };
+        Err(_) if force => {
+            registry.clear(id)?;
+            return Ok(Vec::new());
         }
         Err(error) => return Err(error),
     };

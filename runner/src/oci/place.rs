@@ -201,7 +201,14 @@ fn make_dirs(root: BorrowedFd<'_>, destination: &Path) -> io::Result<OwnedFd> {
         .iter()
         .find(|name| Path::new(name) == destination);
     match top {
-        Some(name) => rooted::top_dir(root, name.trim_start_matches('/')),
+        Some(name) => rooted::top_dir(root, name.trim_start_matches('/')).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::ENOTDIR | libc::ELOOP) => {
+                    io::Error::other("it must be mounted on ordinary directory")
+                }
+                _ => error,
+            }
+        }),
         None => rooted::make_dirs(root, destination),
     }
 }

@@ -164,7 +164,9 @@ impl Registry {
         let path = dir.join("state.json");
         let bytes = match crate::files::read_bounded(&path, RECORD_BYTES_MAX) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(RunnerError::NoSuchContainer(id.to_owned()));
+                // The words that engines look for.
+                let text = format!("container {id} does not exist");
+                return Err(RunnerError::Failed(Failure::setup(text)));
             }
             other => other.at("read the container state", &path)?,
         };
@@ -172,14 +174,13 @@ impl Registry {
         Ok(Container { dir, record })
     }
 
-    /// Removes what there is of a container that cannot be loaded; false when there is nothing.
-    pub(crate) fn clear(&self, id: &str) -> Result<bool, RunnerError> {
+    /// Removes what there is of a container that cannot be loaded.
+    pub(crate) fn clear(&self, id: &str) -> Result<(), RunnerError> {
         let dir = self.dir(id)?;
-        if !dir.is_dir() {
-            return Ok(false);
+        if dir.is_dir() {
+            crate::tree::remove(&dir).at("remove", dir)?;
         }
-        crate::tree::remove(&dir).at("remove", dir)?;
-        Ok(true)
+        Ok(())
     }
 
     /// The ids of all containers, sorted.

@@ -263,8 +263,12 @@ pub struct Linux {
     pub personality: Option<Personality>,
     /// Clocks of a time namespace.
     pub time_offsets: BTreeMap<String, TimeOffset>,
-    /// Network devices to move into the container.
-    pub net_devices: BTreeMap<String, NetDevice>,
+    /// Network devices to move into the container; refused.
+    pub net_devices: BTreeMap<String, serde::de::IgnoredAny>,
+    /// Placement of memory on nodes; refused.
+    pub memory_policy: Option<serde::de::IgnoredAny>,
+    /// Shares of caches; refused.
+    pub intel_rdt: Option<serde::de::IgnoredAny>,
 }
 
 /// A run of ids.
@@ -331,14 +335,6 @@ pub struct TimeOffset {
     pub secs: i64,
     /// Nanoseconds.
     pub nanosecs: u32,
-}
-
-/// A network device to move.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub struct NetDevice {
-    /// Its name inside; the same when absent.
-    pub name: Option<String>,
 }
 
 /// Bounds that control groups enforce.

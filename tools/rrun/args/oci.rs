@@ -198,6 +198,9 @@ pub(crate) struct OciExecArgs {
     /// `SELinux` label
     #[arg(long = "process-label", value_name = "LABEL")]
     pub(crate) process_label: Option<String>,
+    /// Also in a frozen container: the process waits until it goes on
+    #[arg(long = "ignore-paused")]
+    pub(crate) ignore_paused: bool,
     /// Control group below the container's
     #[arg(long, value_name = "PATH")]
     pub(crate) cgroup: Option<String>,

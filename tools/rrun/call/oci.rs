@@ -238,6 +238,7 @@ fn exec_in(registry: &Registry, args: OciExecArgs) -> Result<ExitCode, Failure> 
         apparmor_profile: args.apparmor,
         process_label: args.process_label,
         cgroup: args.cgroup,
+        ignore_paused: args.ignore_paused,
         detach: args.detach,
         pid_file: args.pid_file,
         console_socket: args.console_socket,
