@@ -156,7 +156,8 @@ impl CapSet {
     }
 }
 
-fn number(name: &str) -> Option<u32> {
+/// The number of a capability by name, with or without `CAP_`, in either case.
+pub(crate) fn number(name: &str) -> Option<u32> {
     let name = name.to_ascii_uppercase();
     let name = name.strip_prefix("CAP_").unwrap_or(&name);
     NAMES

@@ -31,55 +31,7 @@ pub const PERFMON: u64 = 1 << 38;
 /// `CAP_BPF`.
 pub const BPF: u64 = 1 << 39;
 
-/// The name of each bit of a capability mask, lowest first, without `CAP_`.
-const NAMES: &[&str] = &[
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
-
 /// The bit of a capability by name, with or without `CAP_`; 0 for an unknown one.
 pub(crate) fn bit(name: &str) -> u64 {
-    let short = name.strip_prefix("CAP_").unwrap_or(name);
-    let at = NAMES.iter().position(|known| *known == short);
-    at.and_then(|at| u32::try_from(at).ok())
-        .map_or(0, |at| 1 << at)
+    crate::caps::number(name).map_or(0, |number| 1 << number)
 }

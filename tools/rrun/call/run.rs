@@ -9,6 +9,7 @@ use rrun_runner::{ContainerConfig, RunnerError, StartOptions, container, names, 
 
 use super::create::{self, Created};
 use super::hidden::Parts;
+use super::{mount_points, volume};
 use crate::args::{AttachArgs, CreateArgs, RunArgs, StartArgs};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
@@ -25,7 +26,7 @@ pub(crate) fn create(args: CreateArgs, environment: &Environment) -> Result<Exit
 
 /// `rrun run`.
 pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, Failure> {
-    let keys = detach_keys(args.detach_keys.as_deref())?;
+    let keys = detach_keys(args.detach_keys.as_deref(), environment)?;
     let request = request::create(args.create, "run")?;
     let attach = !args.detach;
     check_terminal(request.tty && request.interactive && attach)?;
@@ -39,6 +40,8 @@ pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, 
             if request.remove {
                 // A container that failed to start has no monitor to remove it.
                 drop(container::remove(&created.dir, true));
+                let points = mount_points::of_config(&created.config);
+                drop(volume::remove_anonymous(environment, &points));
             }
             return Err(failure);
         }
@@ -69,9 +72,10 @@ fn check_terminal(wanted: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The bytes of `--detach-keys`; ctrl-p ctrl-q unless told otherwise.
-fn detach_keys(text: Option<&str>) -> Result<Vec<u8>, Failure> {
-    match text {
+/// The bytes of `--detach-keys`, or of the client's settings; else ctrl-p ctrl-q.
+fn detach_keys(text: Option<&str>, environment: &Environment) -> Result<Vec<u8>, Failure> {
+    let kept = environment.client_setting("detachKeys");
+    match text.or(kept.as_deref()) {
         None => Ok(AttachOptions::default().detach_keys),
         Some("") => Ok(Vec::new()),
         Some(text) => attach::parse_detach_keys(text).ok_or_else(|| {
@@ -133,7 +137,7 @@ pub(crate) fn start_all(args: &StartArgs, environment: &Environment) -> Result<E
             "you cannot start and attach multiple containers at once",
         ));
     }
-    let keys = detach_keys(args.detach_keys.as_deref())?;
+    let keys = detach_keys(args.detach_keys.as_deref(), environment)?;
     let mut code = ExitCode::OK;
     for name in &args.containers {
         match start_one(name, follow_one, environment) {
@@ -188,7 +192,7 @@ pub(crate) fn attach(args: &AttachArgs, environment: &Environment) -> Result<Exi
         tty: config.tty,
         stdin: config.stdin_open && !args.no_stdin,
         forward_signals: args.sig_proxy,
-        detach_keys: detach_keys(args.detach_keys.as_deref())?,
+        detach_keys: detach_keys(args.detach_keys.as_deref(), environment)?,
     };
     let socket = attach::connect(&dir).map_err(|error| {
         if matches!(error, RunnerError::NotRunning(_)) {
