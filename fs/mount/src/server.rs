@@ -242,7 +242,12 @@ impl Server<'_> {
             };
             let pause = answered.elapsed();
             let bound = seat.bound();
-            let advice = seat.follow.advise(request.pid, pause, bound);
+            // Bulk data comes ahead of need: asker and worker then do well side by side.
+            let advice = match (is_bulk(&request), bound) {
+                (true, Some(_)) => Advice::LetGo,
+                (true, None) => Advice::Stay,
+                (false, _) => seat.follow.advise(request.pid, pause, bound),
+            };
             let mut held = Some(seat);
             let mut leave = || {
                 if helped && let Some(seat) = held.take() {
@@ -374,14 +379,21 @@ fn read_device(mut device: &File, buffer: &mut [u8]) -> io::Result<Option<usize>
     }
 }
 
+/// Whether a request moves more than a little data.
+fn is_bulk(request: &Request<'_>) -> bool {
+    let mut body = request.body;
+    let size = match request.opcode {
+        // `struct fuse_read_in` and `struct fuse_write_in` begin alike.
+        op::READ | op::WRITE => body.skip(16).and_then(|()| body.u32()).unwrap_or(0),
+        _ => 0,
+    };
+    size >= LONG_TRANSFER_BYTES
+}
+
 /// Whether a request may take so long that the next ones should not wait for it.
 fn may_take_long(request: &Request<'_>) -> bool {
     match request.opcode {
-        op::WRITE => {
-            let mut body = request.body;
-            let size = body.skip(16).and_then(|()| body.u32());
-            size.is_ok_and(|size| size >= LONG_TRANSFER_BYTES)
-        }
+        op::WRITE => is_bulk(request),
         op::FSYNC | op::FSYNCDIR | op::SYNCFS | op::FALLOCATE | op::COPY_FILE_RANGE => true,
         _ => false,
     }

@@ -5,7 +5,7 @@ use std::io::IoSliceMut;
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use lru::LruCache;
 use rrun_core::{Data, Errno};
@@ -25,7 +25,12 @@ const SHARDS: usize = 8;
 #[derive(Debug)]
 pub(crate) enum Source {
     /// A lower file of this many bytes.
-    Lower { data: Arc<Data>, size: u64 },
+    Lower {
+        data: Arc<Data>,
+        size: u64,
+        /// Whether it is on a file system without a disk; asked when it matters.
+        in_memory: OnceLock<bool>,
+    },
     /// An upper file; `fill` tells what is still in the lower one.
     Upper {
         file: Arc<File>,
@@ -50,13 +55,19 @@ impl Source {
 
     /// Reads what is in memory, without waiting for a disk; `None` when some of it is not.
     pub(crate) fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
-        let (file, size) = match self {
-            Self::Lower { data, size } => match &**data {
-                Data::File(file) => (file, Some(*size)),
-                Data::Bytes(_) => return self.read_at(offset, buffer).ok(),
+        let (file, size, known) = match self {
+            Self::Lower {
+                data,
+                size,
+                in_memory,
+            } => match &**data {
+                Data::File(file) if in_memory.get() != Some(&true) => {
+                    (file, Some(*size), Some(in_memory))
+                }
+                Data::File(_) | Data::Bytes(_) => return self.read_at(offset, buffer).ok(),
             },
             Self::Upper { file, fill } if fill.as_ref().is_none_or(|f| f.is_complete()) => {
-                (&**file, None)
+                (&**file, None, None)
             }
             Self::Upper { .. } => return None,
         };
@@ -70,8 +81,12 @@ impl Source {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 // A file system without the flag may still never wait.
-                Err(rustix::io::Errno::OPNOTSUPP) if is_in_memory(file) => {
-                    return self.read_at(offset, buffer).ok();
+                Err(rustix::io::Errno::OPNOTSUPP) => {
+                    let in_memory = match known {
+                        Some(known) => *known.get_or_init(|| is_in_memory(file)),
+                        None => is_in_memory(file),
+                    };
+                    return in_memory.then(|| self.read_at(offset, buffer).ok())?;
                 }
                 Err(_) => return None,
             }
@@ -94,7 +109,7 @@ impl Source {
     /// Reads at an offset; short only at the end of the file.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         match self {
-            Self::Lower { data, size } => {
+            Self::Lower { data, size, .. } => {
                 let want = wanted(offset, buffer.len(), *size);
                 let count = read_data(data, offset, &mut buffer[..want])?;
                 // A file that lost its end would otherwise read as a shorter one.

@@ -1,6 +1,6 @@
 //! Contents of regular files.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rrun_core::{Errno, FileType, NodeId};
 use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
@@ -33,7 +33,11 @@ impl Union {
     fn lower_source(&self, lower: NodeId) -> Result<Source, Errno> {
         let size = self.lower.attr(lower)?.size;
         let data = Arc::new(self.lower.data(lower)?);
-        Ok(Source::Lower { data, size })
+        Ok(Source::Lower {
+            data,
+            size,
+            in_memory: OnceLock::new(),
+        })
     }
 
     fn open_own(&self, node: &Node) -> Result<Source, Errno> {
