@@ -1,5 +1,7 @@
 //! Decode, call the union, encode. One function per operation; no decisions.
 
+use std::fs::File;
+
 use rrun_core::{Errno, Time};
 use rrun_union::{
     Caller, Entry, Ino, OnWrite, RenameMode, SetAttr, SetTime, SpaceMode, Union, XattrMode,
@@ -7,6 +9,7 @@ use rrun_union::{
 
 use crate::negotiate::Session;
 use crate::options::{OpenMode, ServeOptions};
+use crate::passthrough::Passthrough;
 use crate::wire::{Body, Reply, Request, decode_device, is_regular, op};
 
 /// Whether the kernel waits for a reply.
@@ -22,6 +25,7 @@ const KEEP_CACHE: u32 = (1 << 1) | (1 << 3);
 
 struct Call<'a, 'b> {
     union: &'a Union,
+    context: Context<'a>,
     ino: Ino,
     caller: Caller,
     body: Body<'b>,
@@ -30,14 +34,23 @@ struct Call<'a, 'b> {
     waits: &'a mut dyn FnMut(),
 }
 
+/// What a connection is made of, as far as answers depend on it.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) union: &'a Union,
+    pub(crate) options: &'a ServeOptions,
+    pub(crate) session: Session,
+    pub(crate) device: &'a File,
+    pub(crate) passthrough: &'a Passthrough,
+}
+
 pub(crate) fn dispatch(
-    union: &Union,
-    options: &ServeOptions,
-    session: Session,
+    context: Context<'_>,
     request: &Request<'_>,
     reply: &mut Reply,
     waits: &mut dyn FnMut(),
 ) -> Answer {
+    let (union, session) = (context.union, context.session);
     let caller = Caller {
         uid: request.uid,
         gid: request.gid,
@@ -45,6 +58,7 @@ pub(crate) fn dispatch(
     };
     let mut call = Call {
         union,
+        context,
         ino: Ino(request.node),
         caller,
         body: request.body,
@@ -75,7 +89,9 @@ pub(crate) fn dispatch(
         op::RENAME => call.rename(false),
         op::RENAME2 => call.rename(true),
         op::LINK => call.link(),
-        op::OPEN | op::OPENDIR if options.open_mode == OpenMode::Silent => Err(Errno::ENOSYS),
+        op::OPEN | op::OPENDIR if context.options.open_mode == OpenMode::Silent => {
+            Err(Errno::ENOSYS)
+        }
         op::OPEN => call.open(),
         op::OPENDIR => {
             call.reply.open_out(KEEP_CACHE);
@@ -84,7 +100,8 @@ pub(crate) fn dispatch(
         op::READ => call.read(),
         op::WRITE => call.write(session.writeback),
         op::STATFS => call.statfs(),
-        op::RELEASE | op::RELEASEDIR | op::DESTROY => Ok(()),
+        op::RELEASE => call.release(),
+        op::RELEASEDIR | op::DESTROY => Ok(()),
         op::FSYNC | op::FSYNCDIR => call.fsync(),
         op::SYNCFS => union.syncfs(),
         op::SETXATTR => call.setxattr(session),
@@ -155,9 +172,13 @@ impl Call<'_, '_> {
         }
     }
 
+    fn is_fleeting(&self) -> bool {
+        self.context.session.passthrough && self.context.passthrough.changes_by_itself(self.ino)
+    }
+
     fn getattr(&mut self) -> Result<(), Errno> {
         let attr = self.union.getattr(self.ino)?;
-        self.reply.attr_out(&attr);
+        self.reply.attr_out(&attr, self.is_fleeting());
         Ok(())
     }
 
@@ -203,7 +224,7 @@ impl Call<'_, '_> {
             effect: self.effect(has(11)),
         };
         let attr = self.union.setattr(self.ino, &set)?;
-        self.reply.attr_out(&attr);
+        self.reply.attr_out(&attr, self.is_fleeting());
         Ok(())
     }
 
@@ -246,8 +267,11 @@ impl Call<'_, '_> {
         if !is_regular(mode) {
             return Err(Errno::EINVAL);
         }
-        let entry = self.union.tmpfile(self.ino, mode, &self.caller);
-        self.give(entry)?;
+        let entry = self.union.tmpfile(self.ino, mode, &self.caller)?;
+        if self.context.session.passthrough {
+            self.context.passthrough.made(entry.ino);
+        }
+        self.give(Ok(entry))?;
         self.reply.open_out(KEEP_CACHE);
         Ok(())
     }
@@ -286,7 +310,28 @@ impl Call<'_, '_> {
         if self.body.u32()? & ACCESS_MODE != 0 {
             self.union.prepare_write(self.ino)?;
         }
-        self.reply.open_out(KEEP_CACHE);
+        let Context {
+            device,
+            passthrough,
+            session,
+            ..
+        } = self.context;
+        let backing = session
+            .passthrough
+            .then(|| passthrough.open(device, self.union, self.ino));
+        match backing.flatten() {
+            Some(backing) => self.reply.open_out_passthrough(backing),
+            None => self.reply.open_out(KEEP_CACHE),
+        }
+        Ok(())
+    }
+
+    fn release(&self) -> Result<(), Errno> {
+        if self.context.session.passthrough {
+            self.context
+                .passthrough
+                .release(self.context.device, self.ino)?;
+        }
         Ok(())
     }
 

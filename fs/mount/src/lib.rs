@@ -10,6 +10,7 @@ mod lead;
 mod mountpoint;
 mod negotiate;
 mod options;
+mod passthrough;
 mod seek;
 mod server;
 mod stats;

@@ -2,7 +2,7 @@
 
 use rrun_core::Errno;
 
-use crate::options::ServeOptions;
+use crate::options::{OpenMode, ServeOptions};
 use crate::wire::{Body, Reply};
 
 /// The protocol we speak. Source: `include/uapi/linux/fuse.h`.
@@ -28,15 +28,18 @@ mod flag {
     pub(super) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub(super) const SETXATTR_EXT: u64 = 1 << 29;
     pub(super) const INIT_EXT: u64 = 1 << 30;
+    pub(super) const PASSTHROUGH: u64 = 1 << 37;
 }
 
 /// What was agreed on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Session {
     /// `SETXATTR` has the long form.
     pub(crate) setxattr_ext: bool,
     /// The kernel holds writes back.
     pub(crate) writeback: bool,
+    /// The kernel takes files to read and write by itself.
+    pub(crate) passthrough: bool,
 }
 
 /// Background requests the kernel may have under way: enough to keep readahead and writeback
@@ -78,10 +81,14 @@ pub(crate) fn answer(
         | flag::HANDLE_KILLPRIV_V2
         | flag::SETXATTR_EXT
         | flag::INIT_EXT;
-    if options.writeback {
+    if options.open_mode == OpenMode::Passthrough && offered & flag::PASSTHROUGH != 0 {
+        // The kernel allows one or the other.
+        wanted |= flag::PASSTHROUGH;
+    } else if options.writeback {
         wanted |= flag::WRITEBACK_CACHE;
     }
     let agreed = offered & wanted;
+    let passthrough = agreed & flag::PASSTHROUGH != 0;
     let low = u32::try_from(agreed & u64::from(u32::MAX)).unwrap_or(0);
     let high = u32::try_from(agreed >> 32).unwrap_or(0);
     reply.u32(MAJOR);
@@ -95,9 +102,12 @@ pub(crate) fn answer(
     reply.u16(u16::try_from(options.transfer_bytes_max / 4096).unwrap_or(u16::MAX));
     reply.u16(0);
     reply.u32(high);
-    reply.zeros(28);
+    // `max_stack_depth`: what stands behind is on no stacked file system.
+    reply.u32(u32::from(passthrough));
+    reply.zeros(24);
     Ok(Session {
         setxattr_ext: agreed & flag::SETXATTR_EXT != 0,
         writeback: agreed & flag::WRITEBACK_CACHE != 0,
+        passthrough,
     })
 }

@@ -8,6 +8,9 @@ pub enum OpenMode {
     /// Each open is a request, and copies up a file that is opened for writing, as the kernel's
     /// overlayfs does; the page cache is kept across opens.
     KeepCache,
+    /// The same, and the kernel reads and writes upper files by itself. For root of the whole
+    /// machine; without writeback.
+    Passthrough,
 }
 
 /// How a mount is served. [`ServeOptions::default`] is what was measured best for containers;

@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use rrun_core::Errno;
 use rrun_union::Union;
 
-use crate::dispatch::{Answer, dispatch};
+use crate::dispatch::{Answer, Context, dispatch};
 use crate::follow::Advice;
 use crate::lead::{Lead, Seat};
 use crate::negotiate::{self, Session};
 use crate::options::ServeOptions;
+use crate::passthrough::Passthrough;
 use crate::seek::{self, Seek};
 use crate::stats::Stats;
 use crate::sys;
@@ -67,6 +68,7 @@ struct Server<'a> {
     options: ServeOptions,
     stats: &'a Stats,
     session: OnceLock<Session>,
+    passthrough: Passthrough,
     lead: Lead,
     failure: Mutex<Option<ServeError>>,
     /// To the thread that answers where data and holes are; `None` ends it.
@@ -115,6 +117,7 @@ pub fn serve(
         options: *options,
         stats,
         session: OnceLock::new(),
+        passthrough: Passthrough::default(),
         lead: Lead::new(proc),
         failure: Mutex::new(None),
         seeks,
@@ -328,10 +331,7 @@ impl Server<'_> {
                 }
             }
         } else {
-            let session = self.session.get().copied().unwrap_or(Session {
-                setxattr_ext: false,
-                writeback: false,
-            });
+            let session = self.session.get().copied().unwrap_or_default();
             if session.writeback
                 && request.opcode == op::LSEEK
                 && let Ok(seek) = Seek::parse(request, source)
@@ -340,7 +340,14 @@ impl Server<'_> {
                 self.stats.count(request.opcode, false);
                 return;
             }
-            dispatch(self.union, &self.options, session, request, reply, waits)
+            let context = Context {
+                union: self.union,
+                options: &self.options,
+                session,
+                device: self.device,
+                passthrough: &self.passthrough,
+            };
+            dispatch(context, request, reply, waits)
         };
         let Answer::Reply(result) = answer else {
             self.stats.count(request.opcode, false);

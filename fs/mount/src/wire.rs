@@ -229,9 +229,9 @@ impl Reply {
         self.u32(0);
     }
 
-    /// `struct fuse_attr_out`.
-    pub(crate) fn attr_out(&mut self, attr: &Attr) {
-        self.u64(lifetime_secs(attr));
+    /// `struct fuse_attr_out`; `fleeting` attributes are asked for each time.
+    pub(crate) fn attr_out(&mut self, attr: &Attr, fleeting: bool) {
+        self.u64(if fleeting { 0 } else { lifetime_secs(attr) });
         self.u64(0);
         self.attr(attr);
     }
@@ -259,6 +259,15 @@ impl Reply {
         self.u64(0);
         self.u32(flags);
         self.u32(0);
+    }
+
+    /// The same for a file that the kernel reads and writes by itself.
+    pub(crate) fn open_out_passthrough(&mut self, backing: i32) {
+        /// `FOPEN_PASSTHROUGH`.
+        const PASSTHROUGH: u32 = 1 << 7;
+        self.u64(0);
+        self.u32(PASSTHROUGH);
+        self.raw(&backing.to_ne_bytes());
     }
 
     /// `struct fuse_statx_out`.

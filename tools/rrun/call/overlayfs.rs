@@ -306,7 +306,8 @@ fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<
             request.serve.open_mode = match value {
                 Some("silent") => OpenMode::Silent,
                 Some("keep-cache") => OpenMode::KeepCache,
-                _ => return Err("option open= is silent or keep-cache".to_owned()),
+                Some("passthrough") => OpenMode::Passthrough,
+                _ => return Err("option open= is silent, keep-cache or passthrough".to_owned()),
             }
         }
         _ if set_flag(&mut request.flags, key) => {}

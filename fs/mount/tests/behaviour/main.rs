@@ -17,7 +17,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rrun_mount::{ServeOptions, Stats, mount, serve};
+use rrun_mount::{OpenMode, ServeOptions, Stats, mount, serve};
 use rrun_union::{DirLayers, IdStore, Options, Union, XattrDialect};
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -25,7 +25,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 /// What is mounted under a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Ours(IdStore),
+    Ours(IdStore, OpenMode),
     Kernel,
 }
 
@@ -115,8 +115,8 @@ fn ours(
     place: &Path,
     outcome: impl Fn(&Path) -> String,
 ) -> Result<String, String> {
-    let ids = match kind {
-        Kind::Ours(ids) => ids,
+    let (ids, open_mode) = match kind {
+        Kind::Ours(ids, open_mode) => (ids, open_mode),
         Kind::Kernel => return Err("not ours".to_owned()),
     };
     let layers: [PathBuf; 2] = [root.join("l1"), root.join("l0")];
@@ -140,7 +140,10 @@ fn ours(
         serve(
             &connection,
             &union,
-            &ServeOptions::default(),
+            &ServeOptions {
+                open_mode,
+                ..ServeOptions::default()
+            },
             &Stats::default(),
             &|| {},
         )
@@ -165,9 +168,13 @@ fn ours(
 /// Runs the table; returns what is wrong.
 fn run_all() -> Result<Vec<String>, String> {
     let inner = std::env::var_os(INNER).is_none_or(|value| value != ROOT);
-    let mut kinds = vec![Kind::Ours(IdStore::Virtual)];
+    let mut kinds = vec![
+        Kind::Ours(IdStore::Virtual, OpenMode::Silent),
+        Kind::Ours(IdStore::Virtual, OpenMode::KeepCache),
+    ];
     if !inner {
-        kinds.push(Kind::Ours(IdStore::Real));
+        kinds.push(Kind::Ours(IdStore::Real, OpenMode::Silent));
+        kinds.push(Kind::Ours(IdStore::Real, OpenMode::Passthrough));
         kinds.push(Kind::Kernel);
     }
     let only = std::env::var("RRUN_BEHAVIOUR_CASE").ok();
@@ -191,7 +198,7 @@ fn run_all() -> Result<Vec<String>, String> {
             count += 1;
             let expected = match kind {
                 Kind::Kernel => case.kernel.unwrap_or(case.expect),
-                Kind::Ours(_) => case.expect,
+                Kind::Ours(..) => case.expect,
             };
             if got != expected {
                 wrong.push(format!(

@@ -1,5 +1,6 @@
 //! Contents of regular files.
 
+use std::fs::File;
 use std::sync::{Arc, OnceLock};
 
 use rrun_core::{Errno, FileType, NodeId};
@@ -71,6 +72,28 @@ impl Union {
             self.copy_up(&found, Need::Contents)?;
         }
         Ok(())
+    }
+
+    /// The one file on disk that has all contents of a regular file, if it is an upper file, or
+    /// any where nothing is ever written. None of a file with setuid or setgid: a write has to
+    /// clear these.
+    #[must_use]
+    pub fn backing(&self, ino: Ino) -> Option<Arc<File>> {
+        const SET_ID: u32 = 0o6000;
+        let found = self.find(ino).ok()?;
+        let attr = self.true_attr(&found).ok()?;
+        if attr.kind != FileType::Regular || attr.perm & SET_ID != 0 {
+            return None;
+        }
+        match &*self.source(&found, false).ok()? {
+            Source::Upper { file, fill } if fill.as_ref().is_none_or(|f| f.is_complete()) => {
+                Some(Arc::clone(file))
+            }
+            source @ Source::Lower { .. } if self.upper().is_err() => {
+                source.whole()?.try_clone().ok().map(Arc::new)
+            }
+            Source::Lower { .. } | Source::Upper { .. } => None,
+        }
     }
 
     /// Reads at an offset; fewer bytes than asked for only at the end of the file.
