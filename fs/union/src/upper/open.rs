@@ -20,9 +20,10 @@ const INDEX: &[u8] = b"index";
 /// The unit in which sparse copy-up counts; a file system that reports holes more coarsely does
 /// not get it.
 const PROBE_BLOCK: u64 = 4096;
-/// Attempts to lock after the first, and the pause before each: a tenth of a second in all, more
-/// than a fork and exec take, and not felt by one who is told that another writes here.
-const LOCK_TRIES: u32 = 20;
+/// Attempts to lock after the first, and the pause before each: two seconds in all. umount(8)
+/// returns before the server has ended, which on a busy machine takes a while, and a script then
+/// mounts the same directories again.
+const LOCK_TRIES: u32 = 400;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 fn open_dir(path: &Path) -> Result<OwnedFd, UnionError> {
