@@ -419,19 +419,16 @@ fn children(dir: &Path) -> Vec<PathBuf> {
 
 /// Removes groups and those below them; what is gone is no error, what stays busy is left.
 pub(crate) fn remove(dirs: &[PathBuf]) {
+    // Killed processes leave their groups a moment after they have ended; all groups together get
+    // one measure of patience, as a foreign process in there may stay for ever.
+    let mut rounds = PATIENCE_ROUNDS;
     for dir in dirs {
-        for round in 0..PATIENCE_ROUNDS {
-            match remove_one(dir, DEPTH_MAX) {
-                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                    // Killed processes leave their groups a moment after they are reaped; any
-                    // other in there stays, and so does the group.
-                    if round > 0 && !processes(std::slice::from_ref(dir)).is_empty() {
-                        break;
-                    }
-                    std::thread::sleep(std::time::Duration::from_millis(PATIENCE_MS));
-                }
-                Ok(()) | Err(_) => break,
+        while let Err(error) = remove_one(dir, DEPTH_MAX) {
+            if error.raw_os_error() != Some(libc::EBUSY) || rounds == 0 {
+                break;
             }
+            rounds -= 1;
+            std::thread::sleep(std::time::Duration::from_millis(PATIENCE_MS));
         }
     }
 }
