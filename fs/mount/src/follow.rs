@@ -24,6 +24,13 @@ const BACKOFF_MAX: u32 = 256;
 /// Looks in a row that found an asker elsewhere while others ask as well: they work in parallel.
 const STRANGERS_MAX: u32 = 4;
 
+/// Moves that come sooner than this many requests after the last one do not pay.
+const MOVE_PAYS_AFTER: u32 = 64;
+/// So many of these, and the asker is not followed for [`REST`] requests: the scheduler moves it
+/// around faster than it can be followed.
+const HASTY_MAX: u32 = 4;
+const REST: u32 = 2048;
+
 /// What the leading worker is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advice {
@@ -48,6 +55,10 @@ pub(crate) struct Follow {
     /// Slow pauses still to pass before the next look, and after how many the one after it comes.
     wait: u32,
     backoff: u32,
+    /// Requests since the last move, hasty moves on balance, and requests still not to follow.
+    settled: u32,
+    hasty: u32,
+    rest: u32,
 }
 
 impl Follow {
@@ -61,6 +72,9 @@ impl Follow {
             strangers: 0,
             wait: 0,
             backoff: 1,
+            settled: 0,
+            hasty: 0,
+            rest: 0,
         }
     }
 
@@ -69,6 +83,11 @@ impl Follow {
     pub(crate) fn advise(&mut self, asker: u32, pause: Duration, bound: Option<usize>) -> Advice {
         // What the kernel does by itself, such as forgetting, comes from nobody.
         if self.proc.is_none() || asker == 0 {
+            return Advice::Stay;
+        }
+        self.settled = self.settled.saturating_add(1);
+        if self.rest > 0 {
+            self.rest -= 1;
             return Advice::Stay;
         }
         if asker == self.asker {
@@ -105,13 +124,28 @@ impl Follow {
             && steady
         {
             self.strangers = 0;
-            return Advice::Move(processor);
+            return self.move_to(processor);
         }
         self.strangers += 1;
         if self.strangers < STRANGERS_MAX {
             return Advice::Stay;
         }
         self.strangers = 0;
+        Advice::LetGo
+    }
+
+    fn move_to(&mut self, processor: usize) -> Advice {
+        self.hasty = if self.settled < MOVE_PAYS_AFTER {
+            self.hasty + 1
+        } else {
+            self.hasty.saturating_sub(1)
+        };
+        self.settled = 0;
+        if self.hasty < HASTY_MAX {
+            return Advice::Move(processor);
+        }
+        self.hasty = 0;
+        self.rest = REST;
         Advice::LetGo
     }
 
@@ -162,6 +196,17 @@ mod tests {
         let mut follow = Follow::new(Some(proc));
         follow.asker = std::process::id();
         assert!(follow.processor().is_some());
+    }
+
+    #[test]
+    fn one_who_never_stays_is_let_go() {
+        let mut follow = Follow::new(None);
+        let mut moves = 0;
+        while follow.judge(Some(moves % 2), None, true) != Advice::LetGo {
+            moves += 1;
+        }
+        assert_eq!(moves + 1, usize::try_from(HASTY_MAX).unwrap());
+        assert_eq!(follow.rest, REST);
     }
 
     #[test]

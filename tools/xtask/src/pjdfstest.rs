@@ -14,14 +14,14 @@ use crate::{Outcome, target_dir};
 const VERSION: &str = "0.2.2";
 /// Seconds after which a hanging run is killed; it takes less than ten.
 const TIMEOUT_SECS: &str = "120";
-/// Mounts, makes a directory anyone may write to, and runs the suite; the mount goes with the
-/// namespace. `$0` is the program that mounts, `$1` the suite, `$2` the place.
+/// Mounts, makes a directory anyone may write to, runs the suite, and unmounts: a server that lives
+/// in the namespace keeps it, and so its own mount, alive. `$0` is the program that mounts, `$1` the suite, `$2` the place.
 const SCRIPT: &str = "cd \"$2\" && chmod 755 . l u w m && \
     options=lowerdir=l,upperdir=u,workdir=w,redirect_dir=on && \
     if [ \"$0\" = overlay ]; then mount -t overlay overlay -o \"$options,index=on\" m; \
     else \"$0\" pjdfstest m -o \"$options\"; fi || exit 77; \
     mkdir m/t && chmod 777 m/t && \
-    exec \"$1\" -c pjdfstest.toml -p \"$2/m/t\"";
+    { \"$1\" -c pjdfstest.toml -p \"$2/m/t\"; code=$?; umount m; exit $code; }";
 /// What the script ends with when it could not mount.
 const CANNOT_MOUNT: i32 = 77;
 const SETTINGS: &str = "[features]
