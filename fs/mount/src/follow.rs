@@ -47,9 +47,8 @@ pub(crate) enum Advice {
 pub(crate) struct Follow {
     /// `/proc` of the process id namespace that requests count in.
     proc: Option<OwnedFd>,
-    /// The asker of the last request, with its open `stat`.
+    /// The asker of the last request.
     asker: u32,
-    stat: Option<File>,
     streak: u32,
     strangers: u32,
     /// Slow pauses still to pass before the next look, and after how many the one after it comes.
@@ -67,7 +66,6 @@ impl Follow {
         Self {
             proc,
             asker: 0,
-            stat: None,
             streak: 0,
             strangers: 0,
             wait: 0,
@@ -94,7 +92,6 @@ impl Follow {
             self.streak = self.streak.saturating_add(1);
         } else {
             self.asker = asker;
-            self.stat = None;
             self.streak = 0;
         }
         if pause < PAUSE_SLOW || pause > PAUSE_THINKING {
@@ -150,17 +147,12 @@ impl Follow {
     }
 
     /// The processor the asker last ran on.
-    fn processor(&mut self) -> Option<usize> {
-        if self.stat.is_none() {
-            let path = format!("{}/stat", self.asker);
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            let fd = rfs::openat(self.proc.as_ref()?, path, flags, Mode::empty()).ok()?;
-            self.stat = Some(File::from(fd));
-        }
-        // One process after another is looked at rarely enough to read from the start each time.
+    fn processor(&self) -> Option<usize> {
+        let path = format!("{}/stat", self.asker);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rfs::openat(self.proc.as_ref()?, path, flags, Mode::empty()).ok()?;
         let mut text = [0; 1024];
-        let mut file = self.stat.take()?;
-        let len = file.read(&mut text).ok()?;
+        let len = File::from(fd).read(&mut text).ok()?;
         processor_of(text.get(..len)?)
     }
 }
