@@ -4,7 +4,8 @@ use std::fs::File;
 
 use rrun_core::{Errno, Time};
 use rrun_union::{
-    Caller, Entry, Ino, OnWrite, RenameMode, SetAttr, SetTime, SpaceMode, Union, XattrMode,
+    Caller, Entry, FlagRules, Ino, OnWrite, RenameMode, SetAttr, SetTime, SpaceMode, Union,
+    WriteWhere, XattrMode,
 };
 
 use crate::negotiate::Session;
@@ -22,6 +23,9 @@ pub(crate) enum Answer {
 
 /// `FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR`. Source: `include/uapi/linux/fuse.h`.
 const KEEP_CACHE: u32 = (1 << 1) | (1 << 3);
+
+/// `FOPEN_DIRECT_IO`. Source: as above.
+const DIRECT_IO: u32 = 1;
 
 struct Call<'a, 'b> {
     union: &'a Union,
@@ -115,7 +119,7 @@ pub(crate) fn dispatch(
         op::COPY_FILE_RANGE => call.copy_file_range(),
         op::TMPFILE => call.tmpfile(),
         op::STATX => call.statx(),
-        op::IOCTL => Err(Errno::ENOTTY),
+        op::IOCTL => call.ioctl(),
         // CREATE: the kernel then sends MKNOD, and needs no RELEASE. FLUSH, ACCESS and the rest
         // are asked once and then left out.
         _ => Err(Errno::ENOSYS),
@@ -214,6 +218,9 @@ impl Call<'_, '_> {
                 }))
             }
         };
+        // The kernel says so of every chown; that root keeps a setgid without execution, as in
+        // chown(2), it leaves to us.
+        let by_root = self.caller.uid == 0 && (has(1) || has(2)) && !has(3);
         let set = SetAttr {
             perm: has(0).then_some(mode & 0o7777),
             uid: has(1).then_some(uid),
@@ -221,7 +228,7 @@ impl Call<'_, '_> {
             size: has(3).then_some(size),
             atime: time(4, 7, atime, atime_nanos),
             mtime: time(5, 8, mtime, mtime_nanos),
-            effect: self.effect(has(11)),
+            effect: self.effect(has(11) && !by_root),
         };
         let attr = self.union.setattr(self.ino, &set)?;
         self.reply.attr_out(&attr, self.is_fleeting());
@@ -307,8 +314,20 @@ impl Call<'_, '_> {
     /// `struct fuse_open_in`.
     fn open(&mut self) -> Result<(), Errno> {
         const ACCESS_MODE: u32 = 3;
-        if self.body.u32()? & ACCESS_MODE != 0 {
-            self.union.prepare_write(self.ino)?;
+        /// `O_APPEND`.
+        const APPEND: u32 = 0o2000;
+        let flags = self.body.u32()?;
+        if flags & ACCESS_MODE != 0 {
+            let place = if flags & APPEND != 0 {
+                WriteWhere::AtEnd
+            } else {
+                WriteWhere::Anywhere
+            };
+            if self.union.prepare_write(self.ino, place)? {
+                // The cache writes whole pages, not what was added.
+                self.reply.open_out(DIRECT_IO);
+                return Ok(());
+            }
         }
         let Context {
             device,
@@ -474,6 +493,21 @@ impl Call<'_, '_> {
         };
         let effect = self.effect(self.caller.uid != 0);
         self.union.fallocate(self.ino, offset, len, mode, effect)
+    }
+
+    fn ioctl(&mut self) -> Result<(), Errno> {
+        let rules = match self.context.options.open_mode {
+            OpenMode::Silent => FlagRules::Harmless,
+            OpenMode::KeepCache | OpenMode::Passthrough => FlagRules::All,
+        };
+        crate::flags::ioctl(
+            self.union,
+            self.ino,
+            &self.caller,
+            rules,
+            self.body,
+            self.reply,
+        )
     }
 
     fn lseek(&mut self) -> Result<(), Errno> {

@@ -5,6 +5,7 @@
 //! how a worker waits, see docs/decisions.md.
 
 mod dispatch;
+mod flags;
 mod follow;
 mod lead;
 mod mountpoint;

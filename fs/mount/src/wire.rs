@@ -98,6 +98,10 @@ impl<'a> Body<'a> {
         self.take().map(u64::from_ne_bytes)
     }
 
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Errno> {
+        self.take()
+    }
+
     pub(crate) fn skip(&mut self, count: usize) -> Result<(), Errno> {
         self.0 = self.0.get(count..).ok_or(Errno::EINVAL)?;
         Ok(())

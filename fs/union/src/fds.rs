@@ -36,9 +36,28 @@ pub(crate) enum Source {
         file: Arc<File>,
         fill: Option<Arc<Fill>>,
     },
+    /// An upper file that is immutable, or that may only grow.
+    Guarded {
+        file: Arc<File>,
+        fill: Option<Arc<Fill>>,
+        grows: bool,
+    },
 }
 
 impl Source {
+    /// The upper file of one that may be written anywhere, and what is missing of it.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` for a file that is immutable or may only grow; `EIO` when it is not copied up.
+    pub(crate) fn writable(&self) -> Result<(&Arc<File>, &Option<Arc<Fill>>), Errno> {
+        match self {
+            Self::Upper { file, fill } => Ok((file, fill)),
+            Self::Guarded { .. } => Err(Errno::EPERM),
+            Self::Lower { .. } => Err(Errno::EIO),
+        }
+    }
+
     /// The one file that has all contents, if there is one.
     pub(crate) fn whole(&self) -> Option<&File> {
         match self {
@@ -46,7 +65,7 @@ impl Source {
                 Data::File(file) => Some(file),
                 Data::Bytes(_) => None,
             },
-            Self::Upper { file, fill } => fill
+            Self::Upper { file, fill } | Self::Guarded { file, fill, .. } => fill
                 .as_ref()
                 .is_none_or(|fill| fill.is_complete())
                 .then_some(&**file),
@@ -69,7 +88,7 @@ impl Source {
             Self::Upper { file, fill } if fill.as_ref().is_none_or(|f| f.is_complete()) => {
                 (&**file, None, None)
             }
-            Self::Upper { .. } => return None,
+            Self::Upper { .. } | Self::Guarded { .. } => return None,
         };
         let want = size.map_or(buffer.len(), |size| wanted(offset, buffer.len(), size));
         let mut done = 0;
@@ -96,9 +115,17 @@ impl Source {
 
     /// Writes to an upper file.
     pub(crate) fn write_at(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        let Self::Upper { file, fill } = self else {
-            return Err(Errno::EIO);
-        };
+        if let Self::Guarded {
+            file, grows: true, ..
+        } = self
+        {
+            if file.metadata()?.len() != offset {
+                return Err(Errno::EPERM);
+            }
+            file.write_all_at(data, offset)?;
+            return Ok(data.len());
+        }
+        let (file, fill) = self.writable()?;
         match fill {
             Some(fill) => fill.write_at(file, offset, data)?,
             None => file.write_all_at(data, offset)?,
@@ -122,8 +149,16 @@ impl Source {
             Self::Upper {
                 file,
                 fill: Some(fill),
+            }
+            | Self::Guarded {
+                file,
+                fill: Some(fill),
+                ..
             } => fill.read_at(file, offset, buffer),
-            Self::Upper { file, fill: None } => read_file(file, offset, buffer),
+            Self::Upper { file, fill: None }
+            | Self::Guarded {
+                file, fill: None, ..
+            } => read_file(file, offset, buffer),
         }
     }
 }

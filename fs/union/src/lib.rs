@@ -17,6 +17,7 @@ mod meta;
 mod node;
 mod ops;
 mod options;
+mod sys;
 mod types;
 mod union;
 mod upper;
@@ -27,7 +28,7 @@ pub use error::UnionError;
 pub use layers::DirLayers;
 pub use options::{IdStore, IdView, IdWindow, Options, XattrDialect};
 pub use types::{
-    Caller, Entry, Ino, OnWrite, RenameMode, SeekTo, SetAttr, SetTime, SpaceInfo, SpaceMode,
-    XattrMode,
+    Caller, Entry, FlagRules, Ino, OnWrite, RenameMode, SeekTo, SetAttr, SetTime, SpaceInfo,
+    SpaceMode, WriteWhere, XattrMode,
 };
 pub use union::Union;

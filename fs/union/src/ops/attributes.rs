@@ -189,9 +189,7 @@ impl Union {
 
     fn truncate(&self, node: &Arc<Node>, size: u64) -> Result<(), Errno> {
         let source = self.source(&Found::Own(Arc::clone(node)), true)?;
-        let crate::fds::Source::Upper { file, fill } = &*source else {
-            return Err(Errno::EIO);
-        };
+        let (file, fill) = source.writable()?;
         rfs::ftruncate(file, size).map_err(errno)?;
         if let Some(fill) = fill
             && size < fill.valid()

@@ -206,7 +206,9 @@ impl Union {
         let attr = self.lower.attr(lower)?;
         let below = match self.fds.get(node.id).as_deref() {
             Some(Source::Lower { data, .. }) => Below::open(Arc::clone(data)),
-            Some(Source::Upper { .. }) | None => Below::closed(&self.lower, lower),
+            Some(Source::Upper { .. } | Source::Guarded { .. }) | None => {
+                Below::closed(&self.lower, lower)
+            }
         };
         let origin = Origin {
             node: lower,
@@ -441,6 +443,18 @@ impl Union {
                 }
                 Ok(())
             }
+        }
+    }
+
+    /// Gets all contents.
+    pub(crate) fn bring_all(&self, node: &Node) -> Result<(), Errno> {
+        let (fill, at) = {
+            let state = node.lock();
+            (state.fill.clone(), self.at(&state)?)
+        };
+        match fill {
+            Some(fill) if !fill.is_complete() => fill.complete(&at.open(true)?),
+            Some(_) | None => Ok(()),
         }
     }
 

@@ -9,7 +9,7 @@ use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
 use super::copy_up::Need;
 use crate::fds::Source;
 use crate::node::{Node, State, Where};
-use crate::types::{Ino, OnWrite, SeekTo, SetTime, SpaceMode};
+use crate::types::{Ino, OnWrite, SeekTo, SetTime, SpaceMode, WriteWhere};
 use crate::union::{Found, Union};
 use crate::upper::{At, errno};
 
@@ -18,7 +18,7 @@ impl Union {
     pub(crate) fn source(&self, found: &Found, write: bool) -> Result<Arc<Source>, Errno> {
         let id = found.id();
         if let Some(source) = self.fds.get(id)
-            && (!write || matches!(*source, Source::Upper { .. }))
+            && (!write || !matches!(*source, Source::Lower { .. }))
         {
             return Ok(source);
         }
@@ -49,29 +49,40 @@ impl Union {
         if matches!(state.place, Where::Lower) {
             return self.lower_source(node.lower.ok_or(Errno::EIO)?);
         }
+        let fill = state.fill.clone();
         let file = match &state.place {
             Where::Pinned(file) => Arc::clone(file),
             Where::Lower | Where::Upper => {
-                Arc::new(self.at(&state)?.open(!self.options.read_only)?)
+                let at = self.at(&state)?;
+                match at.open(!self.options.read_only) {
+                    Err(Errno::EPERM) => {
+                        let (file, grows) = at.open_guarded()?;
+                        let file = Arc::new(file);
+                        return Ok(Source::Guarded { file, fill, grows });
+                    }
+                    opened => Arc::new(opened?),
+                }
             }
         };
-        Ok(Source::Upper {
-            file,
-            fill: state.fill.clone(),
-        })
+        Ok(Source::Upper { file, fill })
     }
 
-    /// Copies up a file that is about to be written.
+    /// Copies up a file that is opened for writing; true when it may only grow.
     ///
     /// # Errors
     ///
-    /// As [`Union::write`].
-    pub fn prepare_write(&self, ino: Ino) -> Result<(), Errno> {
+    /// As [`Union::write`]; `EPERM` when it is immutable, or may only grow.
+    pub fn prepare_write(&self, ino: Ino, place: WriteWhere) -> Result<bool, Errno> {
         let found = self.find(ino)?;
-        if self.kind(&found)? == FileType::Regular {
-            self.copy_up(&found, Need::Contents)?;
+        if self.kind(&found)? != FileType::Regular {
+            return Ok(false);
         }
-        Ok(())
+        let node = self.copy_up(&found, Need::Contents)?;
+        match (&*self.source(&Found::Own(node), true)?, place) {
+            (Source::Upper { .. } | Source::Lower { .. }, _) => Ok(false),
+            (Source::Guarded { grows: true, .. }, WriteWhere::AtEnd) => Ok(true),
+            (Source::Guarded { .. }, _) => Err(Errno::EPERM),
+        }
     }
 
     /// The one file on disk that has all contents of a regular file, if it is an upper file, or
@@ -92,7 +103,7 @@ impl Union {
             source @ Source::Lower { .. } if self.upper().is_err() => {
                 source.whole()?.try_clone().ok().map(Arc::new)
             }
-            Source::Lower { .. } | Source::Upper { .. } => None,
+            Source::Lower { .. } | Source::Upper { .. } | Source::Guarded { .. } => None,
         }
     }
 
@@ -163,9 +174,7 @@ impl Union {
         effect: OnWrite,
     ) -> Result<usize, Errno> {
         let (node, source) = self.ready_to_write(ino)?;
-        let Source::Upper { file, .. } = &*source else {
-            return Err(Errno::EIO);
-        };
+        let (file, _) = source.writable()?;
         let at = At::Fd(Arc::clone(file));
         let mut state = node.lock();
         self.drop_privileges(&node, &mut state, effect)?;
@@ -254,7 +263,7 @@ impl Union {
             return Ok(());
         }
         let source = self.source(&Found::Own(node), true)?;
-        let Source::Upper { file, .. } = &*source else {
+        let (Source::Upper { file, .. } | Source::Guarded { file, .. }) = &*source else {
             return Ok(());
         };
         if data_only {
@@ -317,9 +326,7 @@ impl Union {
     ) -> Result<(), Errno> {
         let node = self.copy_up(&self.find(ino)?, Need::Contents)?;
         let source = self.source(&Found::Own(Arc::clone(&node)), true)?;
-        let Source::Upper { file, fill } = &*source else {
-            return Err(Errno::EIO);
-        };
+        let (file, fill) = source.writable()?;
         if let Some(fill) = fill
             && !matches!(mode, SpaceMode::Reserve | SpaceMode::ReserveKeepSize)
         {

@@ -4,6 +4,7 @@ mod attributes;
 mod copy_up;
 mod create;
 mod data;
+mod flags;
 mod remove;
 mod rename;
 mod xattr;

@@ -39,11 +39,16 @@ impl Union {
         if matches!(state.place, Where::Lower) {
             upper.whiteout(fd.as_fd(), name)?;
         } else {
+            let before = state.place.clone();
             self.pin_if_last(&node, &mut state)?;
-            if in_lower {
-                upper.replace_by_whiteout(fd.as_fd(), name)?;
+            let gone = if in_lower {
+                upper.replace_by_whiteout(fd.as_fd(), name)
             } else {
-                Upper::unlink(fd.as_fd(), name)?;
+                Upper::unlink(fd.as_fd(), name)
+            };
+            if let Err(error) = gone {
+                state.place = before;
+                return Err(error);
             }
         }
         dir.take(name, in_lower);
@@ -84,7 +89,7 @@ impl Union {
         }
         let cached = self.fds.get(node.id).and_then(|source| match &*source {
             crate::fds::Source::Upper { file, .. } => Some(Arc::clone(file)),
-            crate::fds::Source::Lower { .. } => None,
+            crate::fds::Source::Guarded { .. } | crate::fds::Source::Lower { .. } => None,
         });
         let file = match cached {
             Some(file) => file,

@@ -270,7 +270,7 @@ impl Union {
         if let Err(error) = renamed {
             // The target was got ready to go, but stays.
             if let Some(state) = &mut gone
-                && state.dir.is_some()
+                && !state.unlinked
                 && matches!(state.place, Where::Pinned(_))
             {
                 state.place = Where::Upper;

@@ -319,6 +319,22 @@ impl At {
         }
     }
 
+    /// Opens a regular file that may not be opened for writing just so; true when it may grow.
+    pub(crate) fn open_guarded(&self) -> Result<(File, bool), Errno> {
+        let Self::Name(dir, name) = self else {
+            return Err(Errno::EPERM);
+        };
+        let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let open = |access| rfs::openat(dir, &**name, flags | access, Mode::empty());
+        match open(OFlags::RDWR | OFlags::APPEND) {
+            Ok(file) => Ok((File::from(file), true)),
+            Err(rustix::io::Errno::PERM) => {
+                Ok((File::from(open(OFlags::RDONLY).map_err(errno)?), false))
+            }
+            Err(error) => Err(errno(error)),
+        }
+    }
+
     /// A descriptor that keeps the object alive when its last name goes.
     pub(crate) fn pin(&self, kind: FileType) -> Result<Arc<File>, Errno> {
         match self {
@@ -334,8 +350,12 @@ impl At {
                     | FileType::BlockDevice => OFlags::PATH,
                 };
                 let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let fd = rfs::openat(dir, &**name, flags, Mode::empty()).map_err(errno)?;
-                Ok(Arc::new(File::from(fd)))
+                match rfs::openat(dir, &**name, flags, Mode::empty()) {
+                    Err(rustix::io::Errno::PERM) if kind == FileType::Regular => {
+                        self.open_guarded().map(|(file, _)| Arc::new(file))
+                    }
+                    opened => Ok(Arc::new(File::from(opened.map_err(errno)?))),
+                }
             }
         }
     }
