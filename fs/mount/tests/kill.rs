@@ -10,6 +10,8 @@
     reason = "test code"
 )]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
@@ -24,8 +26,6 @@ use rrun_mount::{ServeOptions, Stats, mount, serve};
 use rrun_union::{DirLayers, IdStore, Options, Union, XattrDialect};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-/// Set in the copy of this process that has a mount namespace of its own.
-const INNER: &str = "RRUN_KILL_INNER";
 /// Set in the server: the directory it serves.
 const SERVE: &str = "RRUN_KILL_SERVE";
 /// Set in the server: it keeps owners in attributes and copies sparsely.
@@ -508,23 +508,7 @@ fn what_a_killed_server_was_writing_is_old_or_new() {
         // Nobody reads what the test harness would say.
         std::process::exit(0);
     }
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root");
-        return;
-    }
-    if std::env::var_os(INNER).is_none() {
-        // A mount namespace of its own: nobody who starts meanwhile keeps our mounts alive.
-        let status = Command::new("unshare")
-            .args(["-m", "--propagation", "private", "--"])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", TEST, "--nocapture"])
-            .env(INNER, "1")
-            .status();
-        match status {
-            Ok(status) if status.code() == Some(1) => eprintln!("skipped: unshare: {status}"),
-            Ok(status) => assert!(status.success(), "{status}"),
-            Err(error) => eprintln!("skipped: unshare: {error}"),
-        }
+    if common::ran_unshared(TEST, None) {
         return;
     }
     let rounds = std::env::var(ROUNDS)

@@ -4,10 +4,11 @@
 //! `RRUN_THREADS_ROUNDS` says how many rounds between remounts; `RRUN_THREADS_SEED` where to start.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "test code")]
 
+mod common;
+
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -16,7 +17,6 @@ use rrun_union::{DirLayers, IdStore, Options, Union, XattrDialect};
 use rustix::fs::{self as rfs, CWD, FallocateFlags, RenameFlags, XattrFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-const INNER: &str = "RRUN_THREADS_INNER";
 const ROUNDS: &str = "RRUN_THREADS_ROUNDS";
 const SEED: &str = "RRUN_THREADS_SEED";
 const TEST: &str = "threads_see_what_they_see_on_kernel_overlayfs";
@@ -341,23 +341,7 @@ fn one_tree(ids: IdStore, rounds: u64, seed: u64) -> Result<(), Vec<String>> {
 
 #[test]
 fn threads_see_what_they_see_on_kernel_overlayfs() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root");
-        return;
-    }
-    if std::env::var_os(INNER).is_none() {
-        // A mount namespace of its own: nobody who starts meanwhile keeps our mounts alive.
-        let status = Command::new("unshare")
-            .args(["-m", "--propagation", "private", "--"])
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", TEST, "--nocapture"])
-            .env(INNER, "1")
-            .status();
-        match status {
-            Ok(status) if status.code() == Some(1) => eprintln!("skipped: unshare: {status}"),
-            Ok(status) => assert!(status.success(), "{status}"),
-            Err(error) => eprintln!("skipped: unshare: {error}"),
-        }
+    if common::ran_unshared(TEST, None) {
         return;
     }
     let number = |name, default| {

@@ -1,16 +1,16 @@
 //! A mountpoint inside the mount's own lower directory: the server must not wait for itself.
 #![expect(clippy::unwrap_used, reason = "test code")]
 
+mod common;
+
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use rrun_mount::{ServeOptions, Stats, mount, serve};
 use rrun_union::{DirLayers, IdStore, Options, Union, XattrDialect};
 use rustix::mount::MountFlags;
 
-const INNER: &str = "RRUN_WITHIN_INNER";
 const TEST: &str = "the_mountpoint_may_be_in_the_lower_directory";
 
 fn look(root: &Path) {
@@ -50,35 +50,10 @@ fn look(root: &Path) {
 
 #[test]
 fn the_mountpoint_may_be_in_the_lower_directory() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root");
+    // A server that waits for itself would hang, so there is a limit.
+    if common::ran_unshared(TEST, Some(60)) {
         return;
     }
-    if std::env::var_os(INNER).is_some() {
-        let dir = tempfile::tempdir().unwrap();
-        look(dir.path());
-        return;
-    }
-    // A mount namespace of its own: nobody who starts meanwhile keeps our mount alive. A server
-    // that waits for itself would hang, so there is a limit.
-    let status = Command::new("timeout")
-        .args([
-            "-s",
-            "KILL",
-            "60",
-            "unshare",
-            "-m",
-            "--propagation",
-            "private",
-            "--",
-        ])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", TEST, "--nocapture"])
-        .env(INNER, "1")
-        .status();
-    match status {
-        Ok(status) if status.code() == Some(1) => eprintln!("skipped: unshare: {status}"),
-        Ok(status) => assert!(status.success(), "{status}"),
-        Err(error) => eprintln!("skipped: unshare: {error}"),
-    }
+    let dir = tempfile::tempdir().unwrap();
+    look(dir.path());
 }

@@ -8,12 +8,13 @@
 )]
 
 mod cases;
+#[path = "../common/mod.rs"]
+mod common;
 mod suites;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,9 +30,8 @@ enum Kind {
     Kernel,
 }
 
-/// Set in the copy of this process that has namespaces of its own: to [`ROOT`] when it is root
-/// outside them too.
-const INNER: &str = "RRUN_BEHAVIOUR_INNER";
+const TEST: &str = "every_case_has_the_expected_outcome";
+/// What the copy of this process in namespaces of its own is told when it is root outside them too.
 const ROOT: &str = "root";
 
 fn set_perm(path: &Path, perm: u32) {
@@ -167,7 +167,7 @@ fn ours(
 
 /// Runs the table; returns what is wrong.
 fn run_all() -> Result<Vec<String>, String> {
-    let inner = std::env::var_os(INNER).is_none_or(|value| value != ROOT);
+    let inner = common::told().is_none_or(|told| told != ROOT);
     let mut kinds = vec![
         Kind::Ours(IdStore::Virtual, OpenMode::Silent),
         Kind::Ours(IdStore::Virtual, OpenMode::KeepCache),
@@ -212,25 +212,6 @@ fn run_all() -> Result<Vec<String>, String> {
     Ok(wrong)
 }
 
-/// Runs this test again in namespaces of its own. A mount namespace keeps others, copied by
-/// programs that happen to start meanwhile, from holding our mounts alive.
-fn run_inside(flags: &str, inner: &str) {
-    let me = std::env::current_exe().unwrap();
-    let status = Command::new("unshare")
-        .args([flags, "--propagation", "private", "--"])
-        .arg(me)
-        .arg("--nocapture")
-        .env(INNER, inner)
-        .status();
-    match status {
-        Ok(status) if status.success() => {}
-        // unshare's own exit code, when the system does not allow it
-        Ok(status) if status.code() == Some(1) => eprintln!("skipped: unshare {flags}: {status}"),
-        Ok(status) => assert!(status.success(), "in a namespace: {status}"),
-        Err(error) => eprintln!("skipped: unshare: {error}"),
-    }
-}
-
 #[test]
 fn every_case_has_the_expected_outcome() {
     if let Some(place) = std::env::var_os(cases::MAPPING) {
@@ -238,11 +219,11 @@ fn every_case_has_the_expected_outcome() {
         return;
     }
     let _old = rustix::process::umask(Mode::empty());
-    if std::env::var_os(INNER).is_none() {
+    if common::told().is_none() {
         if rustix::process::geteuid().is_root() {
-            run_inside("-m", ROOT);
+            common::run_unshared("-m", TEST, ROOT, None);
         } else {
-            run_inside("-Urm", "user");
+            common::run_unshared("-Urm", TEST, "user", None);
         }
         return;
     }
