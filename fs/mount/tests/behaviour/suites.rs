@@ -37,6 +37,11 @@ pub(crate) const CASES: &[Case] = &[
         sgid_chown,
         "6644 2644, 6755 755",
     ),
+    users(
+        "a symbolic link with two names gets an owner",
+        symlink_owner,
+        "there there, 1000 1000, 2 names",
+    ),
     case(
         "flags of chattr are kept (xfstests generic/079)",
         flags,
@@ -122,6 +127,23 @@ fn sgid_chown(m: &Path) -> String {
         out.push(format!("{before:o} {:o}", perm(&path)));
     }
     out.join(", ")
+}
+
+fn symlink_owner(m: &Path) -> String {
+    std::os::unix::fs::symlink("there", m.join("s1")).unwrap();
+    fs::hard_link(m.join("s1"), m.join("dir/s2")).unwrap();
+    std::os::unix::fs::lchown(m.join("dir/s2"), Some(1000), Some(1000)).unwrap();
+    let names = [m.join("s1"), m.join("dir/s2")];
+    let targets = names.each_ref().map(|name| fs::read_link(name).unwrap());
+    let [one, two] = names.map(|name| name.symlink_metadata().unwrap());
+    assert_eq!(one.ino(), two.ino());
+    let [first, second] = targets.map(|target| target.display().to_string());
+    format!(
+        "{first} {second}, {} {}, {} names",
+        one.uid(),
+        two.gid(),
+        two.nlink()
+    )
 }
 
 fn nodump(path: &Path, on: bool) -> Result<bool, rustix::io::Errno> {

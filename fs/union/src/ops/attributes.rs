@@ -302,6 +302,28 @@ impl Union {
         Ok(())
     }
 
+    /// Lets a symbolic link that gets one more name be given an owner later: only while it has one
+    /// name can it become a file that holds it.
+    pub(crate) fn hold_attributes(
+        &self,
+        node: &Node,
+        state: &mut State,
+        at: &At,
+    ) -> Result<(), Errno> {
+        if self.options.ids == IdStore::Real
+            || node.kind != FileType::Symlink
+            || at.stat()?.attr.kind != FileType::Symlink
+        {
+            return Ok(());
+        }
+        let what = Virtual::of(&self.attr_of(node, state)?);
+        match self.symlink_to_file(state, at, &what) {
+            // An upper directory of before, or of another program, with several names already.
+            Err(Errno::EOPNOTSUPP) => Ok(()),
+            done => done,
+        }
+    }
+
     /// A symbolic link cannot hold the attribute: it becomes a regular file that says it is one.
     fn symlink_to_file(&self, state: &mut State, at: &At, what: &Virtual) -> Result<(), Errno> {
         let upper = self.upper()?;

@@ -332,6 +332,7 @@ impl Union {
         let mut site = self.site(&parent, &fd, new_name)?;
         let mut state = node.lock();
         let at = self.at(&state)?;
+        self.hold_attributes(&node, &mut state, &at)?;
         upper.marks.set_plain(&at, new_name)?;
         upper.link_into(&at, fd.as_fd(), new_name, site.place)?;
         state.links.push((parent.id, new_name.into()));
