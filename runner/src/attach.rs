@@ -25,6 +25,10 @@ pub struct AttachOptions {
     pub tty: bool,
     /// Whether our standard input goes to the container.
     pub stdin: bool,
+    /// Whether its standard output, or terminal, is shown.
+    pub stdout: bool,
+    /// Whether its standard error is shown.
+    pub stderr: bool,
     /// Whether signals we get go to the container.
     pub forward_signals: bool,
     /// The bytes that detach, by default ctrl-p ctrl-q; empty disables it.
@@ -36,6 +40,8 @@ impl Default for AttachOptions {
         Self {
             tty: false,
             stdin: false,
+            stdout: true,
+            stderr: true,
             forward_signals: true,
             detach_keys: vec![0x10, 0x11],
         }
@@ -274,8 +280,12 @@ impl Client<'_> {
         }
         loop {
             match protocol::decode(&mut self.incoming) {
-                Ok(Some(Frame::Stdout(bytes))) => write_all(io::stdout().as_fd(), &bytes),
-                Ok(Some(Frame::Stderr(bytes))) => write_all(io::stderr().as_fd(), &bytes),
+                Ok(Some(Frame::Stdout(bytes))) if self.options.stdout => {
+                    write_all(io::stdout().as_fd(), &bytes);
+                }
+                Ok(Some(Frame::Stderr(bytes))) if self.options.stderr => {
+                    write_all(io::stderr().as_fd(), &bytes);
+                }
                 Ok(Some(Frame::Exit { code, error })) => {
                     let code = i32::try_from(code).unwrap_or(255);
                     return Ok(Some(Outcome::Exited { code, error }));

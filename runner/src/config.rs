@@ -82,6 +82,8 @@ pub struct ContainerConfig {
     pub stop_signal: String,
     /// Seconds to wait after the stop signal.
     pub stop_timeout_s: u32,
+    /// Seconds after which it is killed; 0 is never.
+    pub run_timeout_s: u32,
     /// Free-form labels.
     pub labels: BTreeMap<String, String>,
     /// Whether the container directory goes when the container ends.
@@ -133,6 +135,7 @@ impl Default for ContainerConfig {
             limits: Limits::default(),
             stop_signal: String::new(),
             stop_timeout_s: 10,
+            run_timeout_s: 0,
             labels: BTreeMap::new(),
             auto_remove: false,
             restart: RestartPolicy::default(),

@@ -103,6 +103,7 @@ pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result
             Ok(())
         }
         Step::MountDev { .. } => mount_dev(step, made),
+        Step::HostDevices => host_devices(made),
         Step::OpenTerminal => open_terminal(line, made),
         Step::Mount(mount) => {
             user_mount(mount, made).map_err(|failure| Failure::setup(failure.text))
@@ -309,6 +310,12 @@ fn mount_dev(step: &Step, made: &mut Made) -> Result<(), Failure> {
     made.pts = Some(pts);
     made.dev = Some(dev);
     Ok(())
+}
+
+fn host_devices(made: &Made) -> Result<(), Failure> {
+    let dev = made.dev.as_ref();
+    let dev = dev.ok_or_else(|| Failure::setup("no /dev is mounted"))?;
+    crate::host_devices::copy_all(dev).step("make the host's devices")
 }
 
 fn new_devpts(tty_gid: Option<u32>) -> io::Result<OwnedFd> {

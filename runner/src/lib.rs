@@ -14,6 +14,7 @@ mod error;
 pub mod exec;
 mod files;
 mod filters;
+mod host_devices;
 pub mod ids;
 mod init;
 mod log;

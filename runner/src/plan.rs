@@ -148,6 +148,8 @@ pub enum Step {
     AwaitNetwork,
     /// Set the host name.
     SetHostname(String),
+    /// Make nodes of all the host's devices.
+    HostDevices,
     /// Set a resource limit.
     SetRlimit(Rlimit),
     /// What only bundles need.
@@ -406,6 +408,9 @@ fn push_system_mounts(
         tty_gid: (!squash).then_some(5),
         shm_size_bytes: config.shm_size_bytes,
     });
+    if config.privileged && !user_namespace {
+        steps.push(Step::HostDevices);
+    }
     if config.tty {
         steps.push(Step::OpenTerminal);
     }

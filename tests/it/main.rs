@@ -8,6 +8,7 @@
 
 mod support;
 
+mod choice;
 mod cli_args;
 mod crash;
 mod hostile;

@@ -50,9 +50,15 @@ fn table(text: &str, owners: bool) -> BTreeMap<String, String> {
         }
     }
     // The container's own, not the image's.
-    for name in ["hosts", "hostname", "resolv.conf"] {
-        table.remove(&format!("./etc/{name}"));
-        table.remove(&format!("sha256 of ./etc/{name}"));
+    for name in [
+        ".dockerenv",
+        "etc/hosts",
+        "etc/hostname",
+        "etc/mtab",
+        "etc/resolv.conf",
+    ] {
+        table.remove(&format!("./{name}"));
+        table.remove(&format!("sha256 of ./{name}"));
     }
     for name in [".", "./proc", "./sys", "./dev"] {
         table.remove(name);

@@ -108,10 +108,11 @@ pub(crate) fn ellipsis(text: &str, width: usize) -> String {
 pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
     let lower = text.trim().to_ascii_lowercase();
     let split = lower
-        .find(|letter: char| !letter.is_ascii_digit())
+        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
         .unwrap_or(lower.len());
-    let (digits, unit) = lower.split_at(split);
-    let shift = match unit {
+    let (number, unit) = lower.split_at(split);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let shift = match unit.trim_start() {
         "" | "b" => 0,
         "k" | "kb" | "kib" => 10,
         "m" | "mb" | "mib" => 20,
@@ -119,7 +120,9 @@ pub(crate) fn parse_bytes(text: &str) -> Option<u64> {
         "t" | "tb" | "tib" => 40,
         _ => return None,
     };
-    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+    let all: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let tens = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    u64::try_from(all.checked_mul(1 << shift)? / tens).ok()
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ const ROW: Missing = Missing::Typed("*formatter.Context");
 pub(crate) enum Format {
     /// Docker's table.
     Table,
+    /// The same without titles.
+    Bare,
     /// One JSON object a line.
     Json,
     /// A table of chosen columns.
@@ -36,6 +38,14 @@ pub(crate) enum Format {
 }
 
 impl Format {
+    /// The same format; a table without its titles.
+    pub(crate) fn bare(self) -> Self {
+        if matches!(self, Self::Table) {
+            return Self::Bare;
+        }
+        self
+    }
+
     /// Reads `--format`.
     pub(crate) fn parse(text: Option<&str>) -> Result<Self, Failure> {
         Ok(match text {
@@ -170,13 +180,12 @@ pub(crate) fn list(format: &Format, columns: &[Column], rows: &[Value]) -> Resul
             }
             text_out(&table::columns(&cells))
         }
-        Format::Table => {
-            let mut cells: Vec<Vec<String>> = vec![
-                columns
-                    .iter()
-                    .map(|(_, title)| (*title).to_owned())
-                    .collect(),
-            ];
+        Format::Table | Format::Bare => {
+            let mut cells: Vec<Vec<String>> = Vec::new();
+            if matches!(format, Format::Table) {
+                let titles = columns.iter().map(|(_, title)| (*title).to_owned());
+                cells.push(titles.collect());
+            }
             for row in rows {
                 cells.push(columns.iter().map(|(field, _)| cell(row, field)).collect());
             }

@@ -92,6 +92,9 @@ pub struct Options {
     pub redirect_dir: bool,
     /// Answer fsync without doing it.
     pub volatile: bool,
+    /// A new upper directory takes the attributes of the lower root, also with true owners; kernel
+    /// overlayfs leaves them as they are.
+    pub dress_root: bool,
 }
 
 impl Default for Options {
@@ -104,6 +107,7 @@ impl Default for Options {
             sparse_copy_up: true,
             redirect_dir: true,
             volatile: false,
+            dress_root: true,
         }
     }
 }

@@ -124,13 +124,15 @@ impl Union {
         if self.options.read_only || upper.marks.origin(&at)?.is_some() {
             return Ok(());
         }
-        if self.options.ids == crate::IdStore::Real {
-            // An overlay's own upper directory keeps its owner, as in kernel overlayfs.
+        if !self.options.dress_root {
             return Ok(());
         }
         let what = Virtual::of(attr);
         upper.dress(&at, &what)?;
-        at.chmod(what.disk_perm())?;
+        match self.options.ids {
+            crate::IdStore::Real => at.chmod(what.perm)?,
+            crate::IdStore::Virtual => at.chmod(what.disk_perm())?,
+        }
         root.pretend = self.pretend(&what);
         self.copy_attributes(upper, NodeId::ROOT, attr, &at, root)?;
         upper.marks.set_origin(&at, attr.ino, b"/")

@@ -107,12 +107,13 @@ pub(super) fn serve(
     options: &MonitorOptions,
 ) -> Result<Clients, RunnerError> {
     let listener = listen(&running.dir)?;
+    let longest = Duration::from_secs(u64::from(running.config.run_timeout_s));
     let mut this = Loop {
         clients: Vec::new(),
         input: VecDeque::new(),
         input_ends: false,
         net_restarts: Vec::new(),
-        kill_at: None,
+        kill_at: (!longest.is_zero()).then(|| Instant::now() + longest),
         kill_server_at: None,
         checks: running.config.health.as_ref().map(Checks::new),
         options,
@@ -324,6 +325,7 @@ impl Loop<'_> {
             .retain(|at| now.duration_since(*at) < NET_RESTARTS_IN);
         self.net_restarts.push(now);
         let running = &mut *self.running;
+        crate::net::release(&running.state.network, &running.dir);
         let again = if self.net_restarts.len() > NET_RESTARTS_MAX {
             None
         } else {
@@ -345,12 +347,13 @@ impl Loop<'_> {
         if rustix::io::read(&self.running.signals, &mut record) != Ok(record.len()) {
             return;
         }
-        if sys::signal_number(&record) == Some(libc::SIGTERM) && self.kill_at.is_none() {
+        if sys::signal_number(&record) == Some(libc::SIGTERM) {
             let config = &self.running.config;
             let signal = crate::signals::parse(&config.stop_signal).unwrap_or(libc::SIGTERM);
             self.running.init.signal(signal);
             let timeout = Duration::from_secs(u64::from(config.stop_timeout_s));
-            self.kill_at = Some(Instant::now() + timeout);
+            let at = Instant::now() + timeout;
+            self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
         }
     }
 

@@ -248,6 +248,31 @@ pub fn tag(store: &Store, source: &str, name: &ImageRef) -> Result<(), ImageErro
     Ok(store.set_ref(&name.canonical(), &image)?)
 }
 
+/// Takes names from an image, all when none is given; the image stays.
+///
+/// # Errors
+///
+/// `NoSuchImage` also for a name that is not this image's; `Store`.
+pub fn untag(store: &Store, source: &str, names: &[String]) -> Result<(), ImageError> {
+    let (image, _) = find(store, source)?;
+    let mut taken = Vec::new();
+    for name in names {
+        match find(store, name)? {
+            (other, Some(known)) if other.config == image.config => {
+                taken.push(known.without_digest().or_latest().canonical());
+            }
+            _ => return Err(ImageError::NoSuchImage(name.clone())),
+        }
+    }
+    if names.is_empty() {
+        taken = store.resolve(&image.config.to_string())?.names;
+    }
+    for name in taken {
+        store.remove_ref(&name)?;
+    }
+    Ok(store.set_untagged(&image)?)
+}
+
 /// A container that stands on an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageUser {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
+use super::Choice;
+
 /// `rrun create [OPTIONS] IMAGE [COMMAND] [ARG...]`: everything that shapes a container.
 #[derive(Debug, Args)]
 #[command(
@@ -199,6 +201,14 @@ pub(crate) struct CreateArgs {
     /// Seconds to wait after that signal before killing
     #[arg(long = "stop-timeout", value_name = "SECONDS")]
     pub(crate) stop_timeout: Option<u32>,
+    /// Seconds after which it is killed
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) timeout: u32,
     /// Kernel parameter of a namespace (KEY=VALUE)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) sysctl: Vec<String>,
@@ -260,8 +270,14 @@ pub(crate) struct RunArgs {
 #[command(override_usage = "rrun start [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct StartArgs {
     /// Containers by name or id
-    #[arg(value_name = "CONTAINER", required = true)]
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "filter"])]
     pub(crate) containers: Vec<String>,
+    /// All containers that do not run
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only containers that match, as with ps
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) filter: Vec<String>,
     /// Connect to its output and wait for its end
     #[arg(short = 'a', long)]
     pub(crate) attach: bool,
@@ -277,9 +293,9 @@ pub(crate) struct StartArgs {
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun stop|restart [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct StopArgs {
-    /// Containers by name or id
-    #[arg(value_name = "CONTAINER", required = true)]
-    pub(crate) containers: Vec<String>,
+    /// Which containers
+    #[command(flatten)]
+    pub(crate) choice: Choice,
     /// Signal to send first
     #[arg(short = 's', long, value_name = "SIGNAL")]
     pub(crate) signal: Option<String>,
@@ -298,9 +314,9 @@ pub(crate) struct StopArgs {
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun kill [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct KillArgs {
-    /// Containers by name or id
-    #[arg(value_name = "CONTAINER", required = true)]
-    pub(crate) containers: Vec<String>,
+    /// Which containers
+    #[command(flatten)]
+    pub(crate) choice: Choice,
     /// Signal to send
     #[arg(short = 's', long, value_name = "SIGNAL", default_value = "KILL")]
     pub(crate) signal: String,
@@ -360,33 +376,6 @@ pub(crate) struct AttachArgs {
     pub(crate) sig_proxy: bool,
 }
 
-/// `rrun logs [OPTIONS] CONTAINER`
-#[derive(Debug, Args)]
-#[command(override_usage = "rrun logs [OPTIONS] CONTAINER")]
-pub(crate) struct LogsArgs {
-    /// Container by name or id
-    #[arg(value_name = "CONTAINER")]
-    pub(crate) container: String,
-    /// Go on as the container writes
-    #[arg(short = 'f', long)]
-    pub(crate) follow: bool,
-    /// Only from this time on (RFC 3339, seconds, or 10m ago)
-    #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<String>,
-    /// Only the last lines
-    #[arg(short = 'n', long, value_name = "LINES", default_value = "all")]
-    pub(crate) tail: String,
-    /// Show the time of each line
-    #[arg(short = 't', long)]
-    pub(crate) timestamps: bool,
-    /// Only until this time
-    #[arg(long, value_name = "TIME")]
-    pub(crate) until: Option<String>,
-    /// Accepted for compatibility
-    #[arg(long)]
-    pub(crate) details: bool,
-}
-
 /// `rrun wait CONTAINER [CONTAINER...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun wait CONTAINER [CONTAINER...]")]
@@ -394,36 +383,6 @@ pub(crate) struct WaitArgs {
     /// Containers by name or id
     #[arg(value_name = "CONTAINER", required = true)]
     pub(crate) containers: Vec<String>,
-}
-
-/// `rrun ps [OPTIONS]`
-#[derive(Debug, Args)]
-#[command(override_usage = "rrun ps [OPTIONS]")]
-pub(crate) struct PsArgs {
-    /// Also those that do not run
-    #[arg(short = 'a', long)]
-    pub(crate) all: bool,
-    /// Only containers that match: id=, name=, label=, status=, exited=, health=, ancestor=, before=, since=, volume=, network=
-    #[arg(short = 'f', long = "filter", value_name = "KEY=VALUE")]
-    pub(crate) filter: Vec<String>,
-    /// table, json or a template such as '{{.Names}}'
-    #[arg(long, value_name = "FORMAT")]
-    pub(crate) format: Option<String>,
-    /// The newest N, whatever their state
-    #[arg(short = 'n', long, value_name = "N", allow_negative_numbers = true)]
-    pub(crate) last: Option<i64>,
-    /// The newest one, whatever its state
-    #[arg(short = 'l', long)]
-    pub(crate) latest: bool,
-    /// Do not shorten
-    #[arg(long = "no-trunc")]
-    pub(crate) no_trunc: bool,
-    /// Only ids
-    #[arg(short = 'q', long)]
-    pub(crate) quiet: bool,
-    /// Show sizes
-    #[arg(short = 's', long)]
-    pub(crate) size: bool,
 }
 
 /// `rrun port CONTAINER [PORT[/PROTO]]`
@@ -454,63 +413,26 @@ pub(crate) struct RenameArgs {
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun rm [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct RmArgs {
-    /// Containers by name or id
-    #[arg(value_name = "CONTAINER", required = true)]
-    pub(crate) containers: Vec<String>,
+    /// Which containers
+    #[command(flatten)]
+    pub(crate) choice: Choice,
+    /// Also remove the containers that use its network
+    #[arg(long)]
+    pub(crate) depend: bool,
     /// Kill it first when it runs
     #[arg(short = 'f', long)]
     pub(crate) force: bool,
+    /// Seconds to wait for its end before killing, with --force
+    #[arg(
+        short = 't',
+        long,
+        value_name = "SECONDS",
+        allow_negative_numbers = true
+    )]
+    pub(crate) time: Option<i64>,
     /// Also remove its anonymous volumes
     #[arg(short = 'v', long)]
     pub(crate) volumes: bool,
-}
-
-/// `rrun top CONTAINER [ps OPTIONS]`
-#[derive(Debug, Args)]
-#[command(override_usage = "rrun top CONTAINER [ps OPTIONS]")]
-pub(crate) struct TopArgs {
-    /// Container by name or id, then options of ps
-    #[arg(value_name = "CONTAINER [ps OPTIONS]", trailing_var_arg = true, allow_hyphen_values = true, num_args = 1.., required = true)]
-    pub(crate) words: Vec<String>,
-}
-
-/// `rrun stats [OPTIONS] [CONTAINER...]`
-#[derive(Debug, Args)]
-#[command(override_usage = "rrun stats [OPTIONS] [CONTAINER...]")]
-pub(crate) struct StatsArgs {
-    /// Containers by name or id; all that run when absent
-    #[arg(value_name = "CONTAINER")]
-    pub(crate) containers: Vec<String>,
-    /// Also those that do not run
-    #[arg(short = 'a', long)]
-    pub(crate) all: bool,
-    /// table, json or a template such as '{{.Name}}'
-    #[arg(long, value_name = "FORMAT")]
-    pub(crate) format: Option<String>,
-    /// Print once
-    #[arg(long = "no-stream")]
-    pub(crate) no_stream: bool,
-    /// Do not shorten
-    #[arg(long = "no-trunc")]
-    pub(crate) no_trunc: bool,
-}
-
-/// `rrun events [OPTIONS]`
-#[derive(Debug, Args)]
-#[command(override_usage = "rrun events [OPTIONS]")]
-pub(crate) struct EventsArgs {
-    /// Only events that match: container=, event=, image=, label=, type=, volume=
-    #[arg(short = 'f', long = "filter", value_name = "KEY=VALUE")]
-    pub(crate) filter: Vec<String>,
-    /// json or a template such as '{{.Action}}'
-    #[arg(long, value_name = "FORMAT")]
-    pub(crate) format: Option<String>,
-    /// Also those from this time on (RFC 3339, seconds, or 10m ago)
-    #[arg(long, value_name = "TIME")]
-    pub(crate) since: Option<String>,
-    /// Stop at this time
-    #[arg(long, value_name = "TIME")]
-    pub(crate) until: Option<String>,
 }
 
 /// `rrun cp [OPTIONS] CONTAINER:SRC DEST|-` and `rrun cp [OPTIONS] SRC|- CONTAINER:DEST`
@@ -540,9 +462,9 @@ pub(crate) struct CpArgs {
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun pause|unpause CONTAINER [CONTAINER...]")]
 pub(crate) struct PauseArgs {
-    /// Containers by name or id
-    #[arg(value_name = "CONTAINER", required = true)]
-    pub(crate) containers: Vec<String>,
+    /// Which containers
+    #[command(flatten)]
+    pub(crate) choice: Choice,
 }
 
 /// `rrun update [OPTIONS] CONTAINER [CONTAINER...]`

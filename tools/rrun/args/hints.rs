@@ -237,7 +237,9 @@ fn too_few(words: &[String]) -> Failure {
     let required = command
         .get_positionals()
         .filter(|arg| arg.is_required_set())
-        .count();
+        .count()
+        // Containers may be chosen by other means than their names.
+        .max(1);
     let more = command.get_positionals().any(|arg| {
         !arg.is_required_set() || arg.get_num_args().is_some_and(|n| n.max_values() > 1)
     });

@@ -58,6 +58,18 @@ pub(crate) struct TagArgs {
     pub(crate) target: String,
 }
 
+/// `rrun untag IMAGE [IMAGE...]`
+#[derive(Debug, Args)]
+#[command(override_usage = "rrun untag IMAGE [NAME[:TAG]...]")]
+pub(crate) struct UntagArgs {
+    /// Image by name or id
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// Names to take from it; all when absent
+    #[arg(value_name = "NAME[:TAG]")]
+    pub(crate) names: Vec<String>,
+}
+
 /// `rrun pull [OPTIONS] NAME[:TAG|@DIGEST]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun pull [OPTIONS] NAME[:TAG|@DIGEST]")]

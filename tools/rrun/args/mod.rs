@@ -1,25 +1,28 @@
 //! What was typed. Nothing here touches the system; `request` resolves it.
 
+mod choice;
 mod container;
 mod hints;
 mod image;
+mod look;
 pub(crate) mod oci;
 mod system;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use choice::Choice;
 pub(crate) use container::{
-    AttachArgs, CpArgs, CreateArgs, DiffArgs, EventsArgs, ExecArgs, ExportArgs, KillArgs, LogsArgs,
-    PauseArgs, PortArgs, PsArgs, RenameArgs, RmArgs, RunArgs, StartArgs, StatsArgs, StopArgs,
-    TopArgs, UpdateArgs, WaitArgs,
+    AttachArgs, CpArgs, CreateArgs, DiffArgs, ExecArgs, ExportArgs, KillArgs, PauseArgs, PortArgs,
+    RenameArgs, RmArgs, RunArgs, StartArgs, StopArgs, UpdateArgs, WaitArgs,
 };
 pub(crate) use hints::{explain, explain_leading_flag, mistaken};
 pub(crate) use image::{
     CommitArgs, HistoryArgs, ImagesArgs, ImportArgs, LoadArgs, PullArgs, PushArgs, RmiArgs,
-    SaveArgs, TagArgs,
+    SaveArgs, TagArgs, UntagArgs,
 };
+pub(crate) use look::{EventsArgs, LogsArgs, PsArgs, StatsArgs, TopArgs};
 pub(crate) use system::{
-    InfoArgs, InspectArgs, PruneArgs, StoreCheckArgs, VersionArgs, VolumeCreateArgs,
+    ExistsArgs, InfoArgs, InspectArgs, PruneArgs, StoreCheckArgs, VersionArgs, VolumeCreateArgs,
     VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,
 };
 
@@ -30,6 +33,7 @@ pub(crate) use system::{
     about = "Stores, serves and runs container images as an ordinary user, with no daemon",
     disable_version_flag = true,
     disable_help_subcommand = true,
+    args_override_self = true,
     args_conflicts_with_subcommands = false,
     subcommand_negates_reqs = true,
     override_help = TOP_HELP
@@ -108,6 +112,7 @@ Commands:
   stop        Stop running containers
   tag         Give an image another name
   top         List the processes of a container
+  untag       Take names from an image, which stays
   unpause     Let the processes of paused containers go on
   update      Change limits and restart policy of containers
   version     Show the version
@@ -182,6 +187,8 @@ pub(crate) enum Command {
     Rmi(RmiArgs),
     /// Give an image another name
     Tag(TagArgs),
+    /// Take names from an image, which stays
+    Untag(UntagArgs),
     /// Fetch an image from a registry
     Pull(PullArgs),
     /// Send an image to a registry
@@ -245,8 +252,12 @@ pub(crate) enum ImageVerb {
     Inspect(InspectArgs),
     /// Give an image another name
     Tag(TagArgs),
+    /// Take names from an image, which stays
+    Untag(UntagArgs),
     /// Remove what no image uses
     Prune(PruneArgs),
+    /// Say by the exit code whether an image exists
+    Exists(ExistsArgs),
 }
 
 /// Verbs of `rrun container`.
@@ -306,6 +317,8 @@ pub(crate) enum ContainerVerb {
     Inspect(InspectArgs),
     /// Remove stopped containers
     Prune(PruneArgs),
+    /// Say by the exit code whether a container exists
+    Exists(ExistsArgs),
 }
 
 /// Verbs of `rrun volume`.
@@ -323,6 +336,8 @@ pub(crate) enum VolumeVerb {
     Rm(VolumeRmArgs),
     /// Remove volumes no container uses
     Prune(VolumePruneArgs),
+    /// Say by the exit code whether a volume exists
+    Exists(ExistsArgs),
 }
 
 /// Verbs of `rrun system`.
@@ -369,9 +384,13 @@ pub(crate) enum Call {
     Export(ExportArgs),
     Commit(CommitArgs),
     ContainerPrune(PruneArgs),
+    ContainerExists(ExistsArgs),
+    ImageExists(ExistsArgs),
+    VolumeExists(ExistsArgs),
     Images(ImagesArgs),
     Rmi(RmiArgs),
     Tag(TagArgs),
+    Untag(UntagArgs),
     Pull(PullArgs),
     Push(PushArgs),
     Load(LoadArgs),
@@ -422,6 +441,7 @@ impl Command {
             Self::Images(args) => Call::Images(args),
             Self::Rmi(args) => Call::Rmi(args),
             Self::Tag(args) => Call::Tag(args),
+            Self::Untag(args) => Call::Untag(args),
             Self::Pull(args) => Call::Pull(args),
             Self::Push(args) => Call::Push(args),
             Self::Load(args) => Call::Load(args),
@@ -453,7 +473,9 @@ impl ImageVerb {
             Self::History(args) => Call::History(args),
             Self::Inspect(args) => Call::Inspect(args.of_kind("image")),
             Self::Tag(args) => Call::Tag(args),
+            Self::Untag(args) => Call::Untag(args),
             Self::Prune(args) => Call::ImagePrune(args),
+            Self::Exists(args) => Call::ImageExists(args),
         }
     }
 }
@@ -487,6 +509,7 @@ impl ContainerVerb {
             Self::Commit(args) => Call::Commit(args),
             Self::Inspect(args) => Call::Inspect(args.of_kind("container")),
             Self::Prune(args) => Call::ContainerPrune(args),
+            Self::Exists(args) => Call::ContainerExists(args),
         }
     }
 }
@@ -499,6 +522,7 @@ impl VolumeVerb {
             Self::Inspect(args) => Call::VolumeInspect(args),
             Self::Rm(args) => Call::VolumeRm(args),
             Self::Prune(args) => Call::VolumePrune(args),
+            Self::Exists(args) => Call::VolumeExists(args),
         }
     }
 }

@@ -28,6 +28,14 @@ impl InspectArgs {
     }
 }
 
+/// `rrun OBJECT exists NAME`
+#[derive(Debug, Args)]
+pub(crate) struct ExistsArgs {
+    /// Name or id
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+}
+
 /// `rrun version [OPTIONS]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun version [OPTIONS]")]

@@ -10,6 +10,7 @@ use rrun_runner::{
     start,
 };
 
+use super::choice::{self, Which};
 use super::hidden::Parts;
 use super::run::failed;
 use super::{journal, mount_points, volume};
@@ -72,7 +73,8 @@ fn is_up(dir: &Path) -> Result<bool, Failure> {
 
 /// `rrun stop`.
 pub(crate) fn stop(args: &StopArgs, environment: &Environment) -> Result<ExitCode, Failure> {
-    each(&args.containers, environment, |dir| {
+    let names = choice::names(&args.choice, Which::Up, "stop", environment)?;
+    each(&names, environment, |dir| {
         let ran = is_up(dir)?;
         if ran {
             let config = ContainerConfig::load(dir)?;
@@ -90,7 +92,8 @@ pub(crate) fn stop(args: &StopArgs, environment: &Environment) -> Result<ExitCod
 
 /// `rrun restart`.
 pub(crate) fn restart(args: &StopArgs, environment: &Environment) -> Result<ExitCode, Failure> {
-    each(&args.containers, environment, |dir| {
+    let names = choice::names(&args.choice, Which::Every, "restart", environment)?;
+    each(&names, environment, |dir| {
         stop_one(dir, args)?;
         container::cleanup(dir)?;
         start(
@@ -105,7 +108,8 @@ pub(crate) fn restart(args: &StopArgs, environment: &Environment) -> Result<Exit
 
 /// `rrun pause`.
 pub(crate) fn pause(args: &PauseArgs, environment: &Environment) -> Result<ExitCode, Failure> {
-    each(&args.containers, environment, |dir| {
+    let names = choice::names(&args.choice, Which::Running, "pause", environment)?;
+    each(&names, environment, |dir| {
         container::pause(dir).map_err(general)?;
         journal::of_dir(environment, "pause", dir, &[]);
         Ok(())
@@ -114,7 +118,8 @@ pub(crate) fn pause(args: &PauseArgs, environment: &Environment) -> Result<ExitC
 
 /// `rrun unpause`.
 pub(crate) fn unpause(args: &PauseArgs, environment: &Environment) -> Result<ExitCode, Failure> {
-    each(&args.containers, environment, |dir| {
+    let names = choice::names(&args.choice, Which::Paused, "unpause", environment)?;
+    each(&names, environment, |dir| {
         container::unpause(dir).map_err(general)?;
         journal::of_dir(environment, "unpause", dir, &[]);
         Ok(())
@@ -132,7 +137,8 @@ fn signal(name: &str) -> Result<i32, Failure> {
 /// `rrun kill`.
 pub(crate) fn kill(args: &KillArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let signal = signal(&args.signal)?;
-    each(&args.containers, environment, |dir| {
+    let names = choice::names(&args.choice, Which::Up, "kill", environment)?;
+    each(&names, environment, |dir| {
         // Told first: the end that it brings is told by the monitor.
         if is_up(dir)? {
             let more = [("signal", signal.to_string())];
@@ -163,9 +169,14 @@ pub(crate) fn wait(args: &WaitArgs, environment: &Environment) -> Result<ExitCod
 /// `rrun rm`.
 pub(crate) fn rm(args: &RmArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let mut code = ExitCode::OK;
-    for name in &args.containers {
+    let mut names = choice::names(&args.choice, Which::Every, "remove", environment)?;
+    if args.depend {
+        names = with_dependents(names, environment)?;
+    }
+    for name in &names {
         match rm_one(name, args, environment) {
-            Ok(()) => report::line(name)?,
+            Ok(true) => report::line(name)?,
+            Ok(false) => {}
             Err(failure) => {
                 report::failure(&failure);
                 code = ExitCode::GENERAL;
@@ -175,17 +186,42 @@ pub(crate) fn rm(args: &RmArgs, environment: &Environment) -> Result<ExitCode, F
     Ok(code)
 }
 
-fn rm_one(name: &str, args: &RmArgs, environment: &Environment) -> Result<(), Failure> {
+/// The names, each after the containers that share its network.
+fn with_dependents(names: Vec<String>, environment: &Environment) -> Result<Vec<String>, Failure> {
+    let containers = environment.containers();
+    let all = container::list(&containers)?;
+    let mut wanted: Vec<String> = Vec::new();
+    for name in names {
+        if let Ok(dir) = names::resolve(&containers, &name) {
+            let id = ContainerConfig::load(&dir)?.id;
+            let users = all
+                .iter()
+                .filter(|one| one.config.net.join.as_ref() == Some(&id));
+            wanted.extend(users.map(|one| one.config.id.clone()));
+        }
+        wanted.push(name);
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    wanted.retain(|name| seen.insert(name.clone()));
+    Ok(wanted)
+}
+
+/// Whether there was something to remove.
+fn rm_one(name: &str, args: &RmArgs, environment: &Environment) -> Result<bool, Failure> {
     let dir = match names::resolve(&environment.containers(), name) {
         // Docker too finds nothing wrong with forcing away what is not there.
         Err(RunnerError::NoSuchContainer(_)) if args.force => {
             report::note(&format!("rrun: no such container: {name}"));
-            return Ok(());
+            return Ok(false);
         }
         other => other?,
     };
     // A damaged container is removed as well.
     let config = ContainerConfig::load(&dir).ok();
+    if let (true, Some(seconds)) = (args.force && is_up(&dir)?, args.time) {
+        let seconds = u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs);
+        container::stop(&dir, seconds)?;
+    }
     if let Err(error) = container::remove(&dir, args.force) {
         if matches!(error, RunnerError::Running(_)) {
             let text = format!("cannot remove container {name}: container is running");
@@ -201,7 +237,7 @@ fn rm_one(name: &str, args: &RmArgs, environment: &Environment) -> Result<(), Fa
             volume::remove_anonymous(environment, &mount_points::of_config(&config))?;
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// `rrun rename`.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::image::{failed, reference};
 use super::prune;
-use crate::args::{HistoryArgs, ImagesArgs, RmiArgs, TagArgs};
+use crate::args::{HistoryArgs, ImagesArgs, RmiArgs, TagArgs, UntagArgs};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::human;
@@ -278,6 +278,13 @@ pub(crate) fn tag(args: &TagArgs, environment: &Environment) -> Result<ExitCode,
         &rrun_image::registry::RegistriesConf::default(),
     )?;
     images::tag(&store(environment)?, &args.source, &name).map_err(|error| failed(&error))?;
+    Ok(ExitCode::OK)
+}
+
+/// `rrun untag`.
+pub(crate) fn untag(args: &UntagArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    images::untag(&store(environment)?, &args.image, &args.names)
+        .map_err(|error| failed(&error))?;
     Ok(ExitCode::OK)
 }
 

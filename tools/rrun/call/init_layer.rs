@@ -9,15 +9,22 @@ use std::sync::Arc;
 use rrun_core::{Attr, Data, Device, Errno, FileType, Lower, LowerEntry, NodeId, Time};
 
 /// What is there when nothing else is: path (at most one directory deep) and type.
-const WANTED: [(&str, &str, FileType); 7] = [
+///
+/// Source: moby daemon/initlayer.
+const WANTED: [(&str, &str, FileType); 9] = [
+    ("", ".dockerenv", FileType::Regular),
     ("", "dev", FileType::Directory),
     ("", "etc", FileType::Directory),
     ("", "proc", FileType::Directory),
     ("", "sys", FileType::Directory),
     ("etc", "hostname", FileType::Regular),
     ("etc", "hosts", FileType::Regular),
+    ("etc", "mtab", FileType::Symlink),
     ("etc", "resolv.conf", FileType::Regular),
 ];
+
+/// Where the one symbolic link, `/etc/mtab`, leads.
+const MTAB: &[u8] = b"/proc/mounts";
 
 /// Node ids of ours end here; trees number theirs from 1.
 const FIRST_ID: u64 = NodeId::LIMIT - 64;
@@ -93,15 +100,20 @@ impl InitLayer {
 /// Attributes of an added file: as if made in 1970, empty, root's.
 fn attr_of(node: NodeId, kind: FileType) -> Attr {
     let is_dir = kind == FileType::Directory;
+    let is_link = kind == FileType::Symlink;
     Attr {
         ino: node.0,
         kind,
-        perm: if is_dir { 0o755 } else { 0o644 },
+        perm: match (is_dir, is_link) {
+            (true, _) => 0o755,
+            (_, true) => 0o777,
+            _ => 0o644,
+        },
         uid: 0,
         gid: 0,
         nlink: if is_dir { 2 } else { 1 },
         rdev: Device::default(),
-        size: 0,
+        size: if is_link { MTAB.len() as u64 } else { 0 },
         blocks: 0,
         atime: Time::default(),
         mtime: Time::default(),
@@ -175,6 +187,7 @@ impl Lower for InitLayer {
 
     fn readlink(&self, node: NodeId) -> Result<Vec<u8>, Errno> {
         match self.own(node) {
+            Some(added) if added.kind == FileType::Symlink => Ok(MTAB.to_vec()),
             Some(_) => Err(Errno::EINVAL),
             None => self.tree.readlink(node),
         }
@@ -276,12 +289,12 @@ mod tests {
         for step in [false, true] {
             assert_eq!(
                 names(&layer, NodeId::ROOT, step),
-                ["dev", "etc", "proc", "sys"]
+                [".dockerenv", "dev", "etc", "proc", "sys"]
             );
             let etc = layer.lookup(NodeId::ROOT, b"etc").unwrap().unwrap();
             assert_eq!(
                 names(&layer, etc, step),
-                ["hostname", "hosts", "resolv.conf"]
+                ["hostname", "hosts", "mtab", "resolv.conf"]
             );
         }
         let etc = layer.lookup(NodeId::ROOT, b"etc").unwrap().unwrap();
@@ -293,6 +306,9 @@ mod tests {
         assert_eq!(layer.locate(&locator), Ok(Some(added)));
         assert_eq!(layer.names(added).unwrap(), [(etc, b"hostname".to_vec())]);
         assert_eq!(layer.lookup(added, b"x"), Err(Errno::ENOTDIR));
+        let mtab = layer.lookup(etc, b"mtab").unwrap().unwrap();
+        assert_eq!(layer.readlink(mtab).unwrap(), MTAB);
+        assert_eq!(layer.attr(mtab).unwrap().size, 12);
     }
 
     #[test]
@@ -303,7 +319,7 @@ mod tests {
         let layer = InitLayer::on(Arc::new(tree)).unwrap();
         assert_eq!(
             names(&layer, NodeId::ROOT, true),
-            ["dev", "etc", "proc", "sys"]
+            [".dockerenv", "dev", "etc", "proc", "sys"]
         );
         let etc = layer.lookup(NodeId::ROOT, b"etc").unwrap().unwrap();
         assert_eq!(layer.attr(etc).unwrap().kind, FileType::Symlink);

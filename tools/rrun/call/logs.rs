@@ -1,5 +1,6 @@
 //! `rrun logs`.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
@@ -37,71 +38,129 @@ impl Wanted {
     fn over(&self) -> bool {
         self.until.is_some_and(|until| Timestamp::now() > until)
     }
+}
 
-    fn show(&self, record: &Record) -> Result<(), Failure> {
-        let text = if self.timestamps {
-            format!("{} {}", record.time, record.log)
-        } else {
-            record.log.clone()
+/// One container's log, being shown.
+struct Shown {
+    dir: PathBuf,
+    tape: Tape,
+    /// What each line begins with, when there are several logs.
+    prefix: String,
+    /// Whether the last line that was printed is whole.
+    whole: bool,
+    alive: bool,
+}
+
+impl Shown {
+    fn open(name: &str, args: &LogsArgs, environment: &Environment) -> Result<Self, Failure> {
+        let dir = names::resolve(&environment.containers(), name)?;
+        let config = ContainerConfig::load(&dir)?;
+        if config.log.driver == LogDriver::None {
+            return Err(Failure::general(
+                "configured logging driver does not support reading",
+            ));
+        }
+        let prefix = match (args.containers.len(), args.names) {
+            (1, false) => String::new(),
+            (_, true) => format!("{} ", config.name),
+            (_, false) => format!("{} ", config.id.get(..12).unwrap_or(&config.id)),
         };
-        match record.stream {
-            Stream::Stdout => report::text_out(&text),
-            Stream::Stderr => {
-                // Nobody is left to tell when standard error is closed.
-                drop(std::io::stderr().lock().write_all(text.as_bytes()));
-                Ok(())
+        Ok(Self {
+            tape: Tape::open(&dir)?,
+            dir,
+            prefix,
+            whole: true,
+            alive: true,
+        })
+    }
+
+    /// What is there now, the last `tail` lines of it.
+    fn first(&mut self, wanted: &Wanted, tail: Option<usize>) -> Result<(), Failure> {
+        let mut records = VecDeque::new();
+        self.tape.read(&mut |record| {
+            if wanted.includes(&record) {
+                records.push_back(record);
+                // No more than asked for is kept, however long the log.
+                if tail.is_some_and(|tail| records.len() > tail) {
+                    records.pop_front();
+                }
             }
+            Ok(())
+        })?;
+        for record in &records {
+            print(record, wanted, &self.prefix, &mut self.whole)?;
+        }
+        Ok(())
+    }
+
+    /// What was written since.
+    fn more(&mut self, wanted: &Wanted) -> Result<(), Failure> {
+        // One that is gone was removed at its end; what it wrote is still open here.
+        self.alive = monitor_alive(&self.dir).unwrap_or(false);
+        let Self {
+            tape,
+            prefix,
+            whole,
+            ..
+        } = self;
+        tape.read(&mut |record| {
+            if wanted.includes(&record) {
+                print(&record, wanted, prefix, whole)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn print(record: &Record, wanted: &Wanted, prefix: &str, whole: &mut bool) -> Result<(), Failure> {
+    let mut text = String::new();
+    if *whole {
+        text.push_str(prefix);
+    }
+    if wanted.timestamps {
+        text.push_str(&record.time);
+        text.push(' ');
+    }
+    text.push_str(&record.log);
+    *whole = record.log.ends_with('\n');
+    match record.stream {
+        Stream::Stdout => report::text_out(&text),
+        Stream::Stderr => {
+            // Nobody is left to tell when standard error is closed.
+            drop(std::io::stderr().lock().write_all(text.as_bytes()));
+            Ok(())
         }
     }
 }
 
 /// `rrun logs`.
 pub(crate) fn logs(args: &LogsArgs, environment: &Environment) -> Result<ExitCode, Failure> {
-    let dir = names::resolve(&environment.containers(), &args.container)?;
     let wanted = Wanted {
         since: args.since.as_deref().map(moment::parse).transpose()?,
         until: args.until.as_deref().map(moment::parse).transpose()?,
         timestamps: args.timestamps,
     };
-    if ContainerConfig::load(&dir)?.log.driver == LogDriver::None {
-        return Err(Failure::general(
-            "configured logging driver does not support reading",
-        ));
-    }
     let tail = match args.tail.as_str() {
         "all" => None,
         // Docker takes what is no number, or a negative one, for everything.
         text => text.parse::<usize>().ok(),
     };
-    let mut tape = Tape::open(&dir)?;
-    let mut records = std::collections::VecDeque::new();
-    tape.read(&mut |record| {
-        if wanted.includes(&record) {
-            records.push_back(record);
-            // No more than asked for is kept, however long the log.
-            if tail.is_some_and(|tail| records.len() > tail) {
-                records.pop_front();
-            }
-        }
-        Ok(())
-    })?;
-    for record in &records {
-        wanted.show(record)?;
+    let opened = args.containers.iter();
+    let mut all = opened
+        .map(|name| Shown::open(name, args, environment))
+        .collect::<Result<Vec<_>, _>>()?;
+    for one in &mut all {
+        one.first(&wanted, tail)?;
     }
-    drop(records);
-    while args.follow && !wanted.over() {
-        let alive = monitor_alive(&dir)?;
-        tape.read(&mut |record| {
-            if wanted.includes(&record) {
-                wanted.show(&record)?;
-            }
-            Ok(())
-        })?;
-        // Looked at before the last read, so nothing written before the end is missed.
-        if !alive {
-            break;
+    while args.follow && !wanted.over() && !all.is_empty() {
+        for one in &mut all {
+            one.more(&wanted)?;
         }
-        std::thread::sleep(Duration::from_millis(FOLLOW_MS));
+        // Looked at before the last read, so nothing written before the end is missed.
+        all.retain(|one| one.alive);
+        if !all.is_empty() {
+            std::thread::sleep(Duration::from_millis(FOLLOW_MS));
+        }
     }
     Ok(ExitCode::OK)
 }

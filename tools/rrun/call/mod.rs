@@ -1,6 +1,7 @@
 //! From a request to the libraries and back.
 
 mod changes;
+mod choice;
 mod container;
 mod copy_up;
 mod cp;
@@ -74,6 +75,7 @@ pub(crate) fn dispatch(call: Call, environment: &Environment) -> Result<ExitCode
         Call::Images(args) => images::ls(&args, environment),
         Call::Rmi(args) => images::rm(&args, environment),
         Call::Tag(args) => images::tag(&args, environment),
+        Call::Untag(args) => images::untag(&args, environment),
         Call::History(args) => images::history(&args, environment),
         Call::Pull(args) => transfer::pull(&args, environment),
         Call::Push(args) => transfer::push(&args, environment),
@@ -86,6 +88,13 @@ pub(crate) fn dispatch(call: Call, environment: &Environment) -> Result<ExitCode
         Call::Inspect(args) => inspect::inspect(&args, environment),
         Call::ImagePrune(args) => prune::images(&args, environment),
         Call::ContainerPrune(args) => prune::containers(&args, environment),
+        Call::ContainerExists(args) => choice::container_exists(&args.name, environment),
+        Call::ImageExists(args) => Ok(choice::told(
+            images::id_of(environment, &args.name).is_some(),
+        )),
+        Call::VolumeExists(args) => Ok(choice::told(
+            volume::describe(environment, &args.name)?.is_some(),
+        )),
         Call::SystemPrune(args) => prune::system(&args, environment),
         Call::StoreCheck(args) => system::check(&args, environment),
     }

@@ -452,6 +452,7 @@ fn open_union(request: &Request, lower: Arc<dyn Lower>) -> Result<Union, rrun_un
         sparse_copy_up: request.metacopy,
         redirect_dir: request.redirect.unwrap_or(false),
         volatile: request.volatile,
+        dress_root: request.pretend,
     };
     let upper = request.upper.as_deref().zip(request.work.as_deref());
     Union::open(lower, upper, options)

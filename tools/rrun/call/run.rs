@@ -7,10 +7,11 @@ use std::path::Path;
 use rrun_runner::attach::{self, AttachOptions, Outcome};
 use rrun_runner::{ContainerConfig, RunnerError, StartOptions, container, names, start};
 
+use super::choice::{self, Which};
 use super::create::{self, Created};
 use super::hidden::Parts;
 use super::{mount_points, volume};
-use crate::args::{AttachArgs, CreateArgs, RunArgs, StartArgs};
+use crate::args::{AttachArgs, Choice, CreateArgs, RunArgs, StartArgs};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::report;
@@ -50,12 +51,20 @@ pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, 
         report::line(&created.config.id)?;
         return Ok(ExitCode::OK);
     };
+    let streams = request.streams();
+    let named = |name: &str| streams.iter().any(|stream| stream == name);
     let options = AttachOptions {
         tty: created.config.tty,
-        stdin: request.interactive,
+        stdin: request.interactive && named("stdin"),
+        stdout: named("stdout"),
+        stderr: named("stderr"),
         forward_signals: args.sig_proxy,
         detach_keys: keys,
     };
+    if !options.stdout && !options.stderr {
+        // Docker too tells which container it is when nothing of its own is shown.
+        report::line(&created.config.id)?;
+    }
     follow(&socket, &options)
 }
 
@@ -132,21 +141,28 @@ fn follow(socket: &OwnedFd, options: &AttachOptions) -> Result<ExitCode, Failure
 /// `rrun start`.
 pub(crate) fn start_all(args: &StartArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let follow_one = args.attach || args.interactive;
-    if follow_one && args.containers.len() > 1 {
+    let choice = Choice {
+        containers: args.containers.clone(),
+        all: args.all,
+        filter: args.filter.clone(),
+        ..Choice::default()
+    };
+    let names = choice::names(&choice, Which::Down, "start", environment)?;
+    if follow_one && names.len() > 1 {
         return Err(Failure::general(
             "you cannot start and attach multiple containers at once",
         ));
     }
     let keys = detach_keys(args.detach_keys.as_deref(), environment)?;
     let mut code = ExitCode::OK;
-    for name in &args.containers {
+    for name in &names {
         match start_one(name, follow_one, environment) {
             Ok((Some(socket), config)) => {
                 let options = AttachOptions {
                     tty: config.tty,
                     stdin: args.interactive && config.stdin_open,
-                    forward_signals: true,
                     detach_keys: keys.clone(),
+                    ..AttachOptions::default()
                 };
                 return follow(&socket, &options);
             }
@@ -193,6 +209,7 @@ pub(crate) fn attach(args: &AttachArgs, environment: &Environment) -> Result<Exi
         stdin: config.stdin_open && !args.no_stdin,
         forward_signals: args.sig_proxy,
         detach_keys: detach_keys(args.detach_keys.as_deref(), environment)?,
+        ..AttachOptions::default()
     };
     let socket = attach::connect(&dir).map_err(|error| {
         if matches!(error, RunnerError::NotRunning(_)) {

@@ -115,6 +115,7 @@ pub(crate) struct CreateRequest {
     pub(crate) shm_size_bytes: Option<u64>,
     pub(crate) stop_signal: Option<String>,
     pub(crate) stop_timeout_s: Option<u32>,
+    pub(crate) run_timeout_s: u32,
     pub(crate) cidfile: Option<PathBuf>,
     pub(crate) pull: PullWhen,
     pub(crate) platform: Option<String>,
@@ -185,13 +186,28 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         ulimits: ulimits(&typed.ulimit)?,
         sysctls,
         shm_size_bytes: shm_size(typed.shm_size.as_deref())?,
-        stop_signal: typed.stop_signal,
+        stop_signal: stop_signal(typed.stop_signal)?,
         stop_timeout_s: typed.stop_timeout,
+        run_timeout_s: typed.timeout,
         cidfile: typed.cidfile,
         pull: pull_when(&typed.pull)?,
         platform: typed.platform,
         dry_run: typed.dry_run,
     })
+}
+
+impl CreateRequest {
+    /// The streams that are attached: those named, else all there are.
+    pub(crate) fn streams(&self) -> Vec<String> {
+        if !self.attach.is_empty() {
+            return self.attach.clone();
+        }
+        let mut streams = vec!["stdout".to_owned(), "stderr".to_owned()];
+        if self.interactive {
+            streams.push("stdin".to_owned());
+        }
+        streams
+    }
 }
 
 fn check_userns(typed: &CreateArgs) -> Result<(), Failure> {
@@ -293,6 +309,15 @@ fn labels(typed: &CreateArgs) -> Result<BTreeMap<String, String>, Failure> {
     }
     labels.extend(pairs(&typed.label));
     Ok(labels)
+}
+
+fn stop_signal(name: Option<String>) -> Result<Option<String>, Failure> {
+    match name {
+        Some(name) if rrun_runner::parse_signal(&name).is_none() => {
+            Err(engine(format!("Invalid signal: {name}")))
+        }
+        other => Ok(other),
+    }
 }
 
 fn shm_size(text: Option<&str>) -> Result<Option<u64>, Failure> {

@@ -236,6 +236,7 @@ fn compose(
         rlimits: rlimits(request),
         stop_signal: pick(&request.stop_signal, "StopSignal"),
         stop_timeout_s: request.stop_timeout_s.unwrap_or(STOP_TIMEOUT_S),
+        run_timeout_s: request.run_timeout_s,
         labels: labels(request, defaults),
         auto_remove: request.remove,
         host: host_namespaces(request),
@@ -299,15 +300,6 @@ fn extra(request: &CreateRequest, defaults: &Value, config: &mut ContainerConfig
         (None, Some(_)) => Value::Null,
         (command, _) => list(command, "Cmd"),
     };
-    let attach = if request.attach.is_empty() {
-        let mut streams = vec!["stdout".to_owned(), "stderr".to_owned()];
-        if request.interactive {
-            streams.push("stdin".to_owned());
-        }
-        streams
-    } else {
-        request.attach.clone()
-    };
     let kept = [
         ("annotations", json!(request.annotations)),
         ("command", json!(request.command)),
@@ -316,7 +308,7 @@ fn extra(request: &CreateRequest, defaults: &Value, config: &mut ContainerConfig
             "entrypoint",
             list(request.entrypoint.as_ref(), "Entrypoint"),
         ),
-        ("attach", json!(attach)),
+        ("attach", json!(request.streams())),
         ("stop_timeout", json!(request.stop_timeout_s.is_some())),
         (
             "volumes",

@@ -2,7 +2,7 @@
 //!
 //! Source: moby api/types/container.
 
-use rrun_runner::{Container, IdMap, Status};
+use rrun_runner::{Container, IdMap, LogDriver, Status};
 use serde_json::{Map, Value, json};
 
 use crate::call::create::{DEFAULT_LOG_DRIVER, HOST_CONFIG};
@@ -51,7 +51,7 @@ pub(super) fn describe(one: &Container, size: bool, environment: &Environment) -
         "ResolvConfPath": one.dir.join("resolv.conf"),
         "HostnamePath": one.dir.join("hostname"),
         "HostsPath": one.dir.join("hosts"),
-        "LogPath": one.dir.join("log.json"),
+        "LogPath": log_path(one),
         "Name": format!("/{}", config.name),
         "RestartCount": one.state.restart_count,
         "Driver": "rrun-union",
@@ -76,6 +76,14 @@ pub(super) fn describe(one: &Container, size: bool, environment: &Environment) -
         map.insert("NetworkSettings".to_owned(), network::settings(one));
     }
     object
+}
+
+/// Where the output is kept; nowhere is an empty word.
+fn log_path(one: &Container) -> String {
+    if one.config.log.driver == LogDriver::None {
+        return String::new();
+    }
+    one.dir.join(rrun_runner::LOG_FILE).display().to_string()
 }
 
 fn state(one: &Container) -> Value {

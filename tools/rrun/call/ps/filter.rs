@@ -11,9 +11,22 @@ use crate::environment::Environment;
 use crate::failure::Failure;
 
 /// Keys of `--filter`.
-const KEYS: [&str; 14] = [
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "label", "name",
-    "network", "publish", "since", "status", "volume",
+const KEYS: [&str; 15] = [
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "restart-policy",
+    "since",
+    "status",
+    "volume",
 ];
 /// Values of `status`.
 const STATES: [&str; 7] = [
@@ -27,6 +40,9 @@ const STATES: [&str; 7] = [
 ];
 /// Values of `health`.
 const HEALTHS: [&str; 4] = ["healthy", "none", "starting", "unhealthy"];
+
+/// Values of `restart-policy`, which podman has; `none` is its other word for `no`.
+const POLICIES: [&str; 5] = ["always", "no", "none", "on-failure", "unless-stopped"];
 
 /// Splits `key=value` words.
 pub(crate) fn pairs(words: &[String], keys: &[&str]) -> Result<Vec<(String, String)>, Failure> {
@@ -60,7 +76,7 @@ pub(crate) fn label_matches(
 }
 
 /// Filters as typed, checked.
-pub(super) struct Filters {
+pub(crate) struct Filters {
     pairs: Vec<(String, String)>,
     before: Option<String>,
     since: Option<String>,
@@ -69,7 +85,7 @@ pub(super) struct Filters {
 }
 
 impl Filters {
-    pub(super) fn parse(
+    pub(crate) fn parse(
         words: &[String],
         all: &[Container],
         environment: &Environment,
@@ -84,6 +100,10 @@ impl Filters {
                         "unrecognised filter value for health: {value}"
                     ))
                     .hint(format!("there are: {}", HEALTHS.join(", "))));
+                }
+                "restart-policy" if !POLICIES.contains(&value.as_str()) => {
+                    return Err(Failure::flags(format!("{value} invalid restart policy"))
+                        .hint(format!("there are: {}", POLICIES.join(", "))));
                 }
                 _ => false,
             };
@@ -125,7 +145,7 @@ impl Filters {
     }
 
     /// One key given several times means any of the values; different keys must all match.
-    pub(super) fn include(&self, one: &Container) -> bool {
+    pub(crate) fn include(&self, one: &Container) -> bool {
         let created = &one.config.created;
         self.before.as_ref().is_none_or(|bound| created < bound)
             && self.since.as_ref().is_none_or(|bound| created > bound)
@@ -173,6 +193,10 @@ impl Filters {
                 };
                 let ports = ports.as_object().into_iter().flat_map(|ports| ports.keys());
                 port_matches(&ports.cloned().collect::<Vec<_>>(), value)
+            }
+            "restart-policy" => {
+                let wanted = if value == "none" { "no" } else { value };
+                config.restart.name == wanted
             }
             "is-task" => value == "false" || value == "0",
             _ => true,

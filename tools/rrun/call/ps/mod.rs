@@ -11,8 +11,7 @@ use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::report::{self, Column, Format};
 
-use filter::Filters;
-pub(crate) use filter::{label_matches, pairs as filter_pairs};
+pub(crate) use filter::{Filters, label_matches, pairs as filter_pairs};
 pub(crate) use row::{Size, bytes_of, restarting, state_word};
 
 const COLUMNS: [Column; 7] = [
@@ -41,6 +40,9 @@ pub(crate) fn ps(args: &PsArgs, environment: &Environment) -> Result<ExitCode, F
     let format = Format::parse(asked)?;
     let mut all = container::list(&environment.containers())?;
     newest_first(&mut all);
+    if let Some(field) = &args.sort {
+        sort(&mut all, field)?;
+    }
     let filters = Filters::parse(&args.filter, &all, environment)?;
     let last = match (args.last, args.latest) {
         (Some(last), _) => usize::try_from(last).ok().filter(|last| *last > 0),
@@ -70,8 +72,34 @@ pub(crate) fn ps(args: &PsArgs, environment: &Environment) -> Result<ExitCode, F
     if args.size {
         columns.push(SIZE);
     }
+    let format = if args.noheading {
+        format.bare()
+    } else {
+        format
+    };
     report::list(&format, &columns, &rows)?;
     Ok(ExitCode::OK)
+}
+
+/// `--sort`, as podman has it: creation and size newest and largest first.
+fn sort(all: &mut [Container], field: &str) -> Result<(), Failure> {
+    let size = |one: &Container| row::bytes_of(&one.dir.join("upper"));
+    match field {
+        "created" | "runningfor" => newest_first(all),
+        "names" => all.sort_by(|left, right| left.config.name.cmp(&right.config.name)),
+        "id" => all.sort_by(|left, right| left.config.id.cmp(&right.config.id)),
+        "image" => all.sort_by(|left, right| left.config.image.cmp(&right.config.image)),
+        "command" => all.sort_by(|left, right| left.config.argv.cmp(&right.config.argv)),
+        "status" => all.sort_by_key(state_word),
+        "size" => all.sort_by_cached_key(|one| std::cmp::Reverse(size(one))),
+        _ => {
+            return Err(
+                Failure::flags(format!("invalid option for --sort: {field}"))
+                    .hint("use one of command, created, id, image, names, size, status"),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn is_up(one: &Container) -> bool {
