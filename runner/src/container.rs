@@ -230,7 +230,16 @@ pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
 
 /// Ends a start that is under way, or hangs.
 fn end_starting(dir: &Path) -> Result<(), RunnerError> {
-    let claim = state::read_claim(dir)?;
+    let began = std::time::Instant::now();
+    let mut claim = state::read_claim(dir)?;
+    // The lock comes before the first state: who has it is said in a moment.
+    while claim.monitor_start == 0 && began.elapsed() < GRACE && state::monitor_alive(dir)? {
+        std::thread::sleep(Duration::from_millis(2));
+        claim = state::read_claim(dir)?;
+    }
+    if claim.status != Status::Created {
+        return stop(dir, Duration::ZERO);
+    }
     kill_server(&claim);
     if wait_end(dir, Some(GRACE))? {
         return Ok(());
@@ -253,6 +262,12 @@ pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
     let truth = state::read(dir)?;
     let dead = truth.status == Status::Exited && claim.status != Status::Exited;
     if !dead {
+        // A start that was killed did not come to say what it had.
+        let began = claim.status == Status::Created && claim.monitor_start != 0;
+        if began && !state::monitor_alive(dir)? {
+            kill_server(&claim);
+            crate::net::forget(dir);
+        }
         return Ok(());
     }
     if claim.boot_id == state::boot_id()

@@ -19,6 +19,7 @@ mod overlayfs;
 mod registry;
 mod run;
 mod squash;
+mod stress;
 mod terminal;
 mod truth;
 mod walk;

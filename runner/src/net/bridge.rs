@@ -203,11 +203,30 @@ impl Taken {
         Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL))
     }
 
+    /// Takes back whatever a container has, known or not.
+    fn forget(&self, container: &Path) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if owner(&path).is_some_and(|owner| owner == container) {
+                std::fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
     fn give(&self, address: Ipv4Addr, container: &Path) {
         let path = self.dir.join(address.to_string());
         if owner(&path).is_some_and(|owner| owner == container) {
             let _gone = std::fs::remove_file(path);
         }
+    }
+}
+
+/// Gives back the address of a container that was killed before it was written down.
+pub(super) fn forget(container: &Path) {
+    // Without the directory nobody has an address; another taker finds what stays.
+    if Path::new(TAKEN).is_dir() {
+        let _kept = Taken::open().and_then(|taken| taken.forget(container));
     }
 }
 
@@ -244,6 +263,11 @@ mod tests {
         assert_eq!(
             taken.take(&container("d")).unwrap(),
             Ipv4Addr::new(10, 87, 0, 2)
+        );
+        taken.forget(&second).unwrap();
+        assert_eq!(
+            taken.take(&container("f")).unwrap(),
+            Ipv4Addr::new(10, 87, 0, 3)
         );
         // A monitor that was killed lets go of its lock, and so of its address.
         drop(locks);

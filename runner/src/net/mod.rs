@@ -106,6 +106,8 @@ pub(crate) fn start(
         Ok(told) => told,
         Err(error) => {
             end(first);
+            // It may have been killed after it took an address and before it said which.
+            forget(dir);
             return Err(error);
         }
     };
@@ -204,6 +206,13 @@ pub(crate) fn abandon((helper, state): (Option<Helper>, NetState), dir: &Path) {
 pub(crate) fn release(state: &NetState, dir: &Path) {
     if let (true, Some(address)) = (state.uplink == UplinkChoice::Bridge.word(), state.address) {
         bridge::release(address, dir);
+    }
+}
+
+/// Gives back what a start took that was killed before it was written down.
+pub(crate) fn forget(dir: &Path) {
+    if rustix::process::geteuid().is_root() {
+        bridge::forget(dir);
     }
 }
 
