@@ -249,9 +249,9 @@ impl Table {
 
     fn print(&self) {
         println!(
-            "| median, ms | native | overlay | fuse-overlayfs | ours | our image | ours / fuse-overlayfs | ours / overlay | our image / fuse-overlayfs | our image / overlay |"
+            "| median, ms | native | overlay | fuse-overlayfs | ours | our image | hybrid | ours / fuse-overlayfs | ours / overlay | our image / fuse-overlayfs | our image / overlay | hybrid / fuse-overlayfs | hybrid / overlay |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
         for (name, cells) in self.rows.iter().filter(|(name, _)| self.wants(name)) {
             let medians: Vec<Option<f64>> =
                 cells.iter().map(|values| figures::median(values)).collect();
@@ -261,11 +261,13 @@ impl Table {
                 line.push_str(&format!(" {text} |"));
             }
             println!(
-                "{line} {} | {} | {} | {} |",
+                "{line} {} | {} | {} | {} | {} | {} |",
                 figures::ratio(medians[3], medians[2]),
                 figures::ratio(medians[3], medians[1]),
                 figures::ratio(medians[4], medians[2]),
-                figures::ratio(medians[4], medians[1])
+                figures::ratio(medians[4], medians[1]),
+                figures::ratio(medians[5], medians[2]),
+                figures::ratio(medians[5], medians[1])
             );
         }
         println!();

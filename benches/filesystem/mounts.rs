@@ -23,15 +23,18 @@ pub(crate) enum Kind {
     Ours,
     /// `rrun overlayfs` on the layers as an image in the store, merged when it was loaded.
     OurImage,
+    /// The kernel's overlayfs on that image.
+    Hybrid,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Native,
         Self::Overlay,
         Self::FuseOverlayfs,
         Self::Ours,
         Self::OurImage,
+        Self::Hybrid,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -41,6 +44,7 @@ impl Kind {
             Self::FuseOverlayfs => "fuse-overlayfs",
             Self::Ours => "ours",
             Self::OurImage => "image",
+            Self::Hybrid => "hybrid",
         }
     }
 }
@@ -65,12 +69,17 @@ impl Contender {
             Kind::FuseOverlayfs if program::find(&settings.peer).is_none() => {
                 Some(absent(&settings.peer))
             }
-            Kind::Ours | Kind::OurImage if program::find(&settings.rrun).is_none() => {
+            Kind::Ours | Kind::OurImage | Kind::Hybrid
+                if program::find(&settings.rrun).is_none() =>
+            {
                 Some(absent(&settings.rrun))
             }
-            Kind::Native | Kind::Overlay | Kind::FuseOverlayfs | Kind::Ours | Kind::OurImage => {
-                None
-            }
+            Kind::Native
+            | Kind::Overlay
+            | Kind::FuseOverlayfs
+            | Kind::Ours
+            | Kind::OurImage
+            | Kind::Hybrid => None,
         };
         Self {
             kind,
@@ -162,13 +171,20 @@ impl Contender {
             Kind::Native => return Err("a directory is not mounted".to_owned()),
             Kind::Overlay => ("mount", &settings.overlay_options),
             Kind::FuseOverlayfs => (settings.peer.as_str(), &settings.peer_options),
-            Kind::Ours | Kind::OurImage => (settings.rrun.as_str(), &settings.rrun_options),
+            Kind::Ours | Kind::OurImage | Kind::Hybrid => {
+                (settings.rrun.as_str(), &settings.rrun_options)
+            }
         };
-        let lower = if self.kind == Kind::OurImage {
+        let image = || {
             let store = image::data_root(base);
             format!("image={},data_root={}", image::NAME, store.display())
-        } else {
-            format!("lowerdir={}", lower.join(":"))
+        };
+        let lower = match self.kind {
+            Kind::OurImage => image(),
+            Kind::Hybrid => format!("{},fs_mode=hybrid", image()),
+            Kind::Native | Kind::Overlay | Kind::FuseOverlayfs | Kind::Ours => {
+                format!("lowerdir={}", lower.join(":"))
+            }
         };
         let mut options = format!(
             "{lower},upperdir={},workdir={}",
@@ -188,7 +204,7 @@ impl Contender {
         };
         match self.kind {
             Kind::Overlay => command.args(["-t", "overlay", "overlay"]),
-            Kind::Ours | Kind::OurImage => command.arg("overlayfs"),
+            Kind::Ours | Kind::OurImage | Kind::Hybrid => command.arg("overlayfs"),
             Kind::Native | Kind::FuseOverlayfs => &mut command,
         };
         if foreground {

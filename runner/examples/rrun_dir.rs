@@ -93,7 +93,10 @@ fn configure(args: &[String]) -> Result<ContainerConfig, RunnerError> {
     }
     if let Some(script) = server {
         let server_argv = vec!["sh".into(), "-c".into(), script.into()];
-        config.root = Root::Fuse { server_argv };
+        config.root = Root::Fuse {
+            server_argv,
+            overlay: None,
+        };
     }
     config.argv = args.cloned().collect();
     Ok(config)

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::caps::CapSet;
 use crate::error::{At, RunnerError};
 use crate::net::NetConfig;
+use crate::overlay::Dialect;
 use crate::subid::IdRange;
 
 /// Largest `config.json` read, in bytes: environments and labels are bounded by `ARG_MAX` (2 MiB).
@@ -157,6 +158,10 @@ pub enum Root {
     Fuse {
         /// The server's command line.
         server_argv: Vec<OsString>,
+        /// Who takes the writes: the kernel's overlayfs, in this way, on what is then a read-only
+        /// server; the server itself when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        overlay: Option<Dialect>,
     },
 }
 

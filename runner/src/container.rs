@@ -7,9 +7,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::ContainerConfig;
-use crate::error::{At, RunnerError};
+use crate::config::{ContainerConfig, Root};
+use crate::error::{At, Failure, RunnerError};
 use crate::monitor::wait_readable;
+use crate::overlay::Dialect;
 use crate::state::{self, State, Status};
 use crate::{names, sys};
 
@@ -302,7 +303,19 @@ pub(crate) fn remove_files(dir: &Path, config: &ContainerConfig) -> Result<(), R
     {
         names::release(containers, &config.name, &config.id)?;
     }
-    crate::tree::remove(dir).at("remove", dir)
+    let overlaid = match &config.root {
+        Root::Fuse { overlay, .. } => *overlay == Some(Dialect::User),
+        Root::Dir(_) => false,
+    };
+    match crate::tree::remove(dir) {
+        // Files of subordinate ids, which only root of their namespace may remove.
+        Err(error) if overlaid && error.kind() == io::ErrorKind::PermissionDenied => {
+            crate::userns::remove_tree(&config.id_map, &dir.join("upper"))?;
+            crate::userns::remove_tree(&config.id_map, &dir.join("work"))?;
+            crate::tree::remove(dir).at("remove", dir)
+        }
+        other => other.at("remove", dir),
+    }
 }
 
 /// All containers, in no order; directories that are no container are passed over.
@@ -451,6 +464,58 @@ pub fn enter(dir: &Path) -> Result<std::os::fd::OwnedFd, RunnerError> {
         rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     rustix::fs::openat(rustix::fs::CWD, "/", flags, rustix::fs::Mode::empty())
         .at("open the root of", dir)
+}
+
+/// Mounts the root of a container that does not run, for this process alone; the descriptor is
+/// that of the root directory. Only for one whose writes the kernel's overlayfs takes: it must not
+/// be written to in another way. Until the process ends the container cannot be started.
+///
+/// The calling process must be single-threaded, and root where the container's ids are.
+///
+/// # Errors
+///
+/// When it runs, or the kernel refuses.
+pub fn mount(dir: &Path) -> Result<Mounted, RunnerError> {
+    let config = ContainerConfig::load(dir)?;
+    let Root::Fuse {
+        overlay: Some(dialect),
+        ..
+    } = config.root
+    else {
+        return Err(RunnerError::Failed(Failure::setup(format!(
+            "container {} has a server that takes its writes",
+            config.id
+        ))));
+    };
+    let lock = state::take_lock(dir)?.ok_or_else(|| RunnerError::Running(id_of(dir)))?;
+    rustix::process::chdir(dir).at("enter", dir)?;
+    // Outside of the namespace, or it would keep alive the mount whose end it waits for.
+    let server = crate::monitor::start_server(dir, &config)?;
+    sys::unshare(sys::CLONE_NEWNS).at("make a mount namespace for", dir)?;
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+    )
+    .at("make private the mounts of", dir)?;
+    let line = server.as_ref().map(|server| server.line.as_fd());
+    let line = line.ok_or_else(|| RunnerError::NotRunning(config.id.clone()))?;
+    let mount = crate::init::mount_overlay(line, dialect).map_err(RunnerError::Failed)?;
+    crate::init::attach_root(&mount).map_err(RunnerError::Failed)?;
+    let flags =
+        rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let root = rustix::fs::openat(&mount, ".", flags, rustix::fs::Mode::empty())
+        .at("open the root of", dir)?;
+    Ok(Mounted { root, lock })
+}
+
+/// The root of a container that does not run.
+#[derive(Debug)]
+pub struct Mounted {
+    /// The root directory.
+    pub root: std::os::fd::OwnedFd,
+    /// Keeps the container from being started.
+    #[expect(dead_code, reason = "held for what it does, not read")]
+    lock: std::fs::File,
 }
 
 /// Makes the container's mounts write what they hold in memory, so that readers of its files from

@@ -15,11 +15,15 @@ use crate::config::{Mount, MountKind, Rlimit};
 use crate::error::{Failure, Step as _};
 use crate::oci::gate::Gate;
 use crate::oci::setup::{self, HostSide};
+use crate::overlay::{self, Dialect};
 use crate::plan::{Place, RootSource, Step};
 use crate::{mounts, process, rooted, sys};
 
 /// The directory in the container directory on which the root is mounted, in init's namespace.
 pub(crate) const MOUNT_POINT: &str = "root";
+/// The directories in the container directory that take the writes.
+const UPPER: &str = "upper";
+const WORK: &str = "work";
 /// Magic number of procfs. Source: `statfs(2)`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
@@ -192,26 +196,52 @@ fn mount_root(source: &RootSource, line: &Line<'_>, made: &mut Made) -> Result<(
     let mount = match source {
         RootSource::Dir(path) => mounts::copy_path(path)
             .step(format_args!("use the root directory {}", path.display()))?,
-        RootSource::Fuse => mount_fuse(line)?,
+        RootSource::Fuse => mount_fuse(server(line)?, Access::Write)?,
+        RootSource::Overlay(dialect) => mount_overlay(server(line)?, *dialect)?,
     };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let point = openat(CWD, MOUNT_POINT, flags, Mode::empty()).step("open the mount point")?;
-    mounts::attach(mount.as_fd(), point.as_fd()).step("attach the root")?;
+    attach_root(&mount)?;
     made.root = Some(mount);
     Ok(())
 }
 
-fn mount_fuse(line: &Line<'_>) -> Result<OwnedFd, Failure> {
-    let server = line
-        .server
-        .ok_or_else(|| Failure::setup("no file-system server was started"))?;
+fn server<'a>(line: &Line<'a>) -> Result<BorrowedFd<'a>, Failure> {
+    line.server
+        .ok_or_else(|| Failure::setup("no file-system server was started"))
+}
+
+/// Puts a mount on the mount point in the container's directory, where we are.
+pub(crate) fn attach_root(mount: &OwnedFd) -> Result<(), Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let point = openat(CWD, MOUNT_POINT, flags, Mode::empty()).step("open the mount point")?;
+    mounts::attach(mount.as_fd(), point.as_fd()).step("attach the root")
+}
+
+/// Mounts the kernel's overlayfs on what the server reads. The overlay holds a view of the server's
+/// mount for itself, so that one need not stay where it was found.
+pub(crate) fn mount_overlay(server: BorrowedFd<'_>, dialect: Dialect) -> Result<OwnedFd, Failure> {
+    let tree = mount_fuse(server, Access::Read)?;
+    attach_root(&tree)?;
+    let mount = overlay::mount(MOUNT_POINT, UPPER, WORK, dialect)
+        .step("mount the kernel's overlayfs (--fs-mode fuse does without)")?;
+    rustix::mount::unmount(MOUNT_POINT, UnmountFlags::DETACH).step("take the tree below away")?;
+    Ok(mount)
+}
+
+/// What a file system is mounted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+fn mount_fuse(server: BorrowedFd<'_>, access: Access) -> Result<OwnedFd, Failure> {
     let device = File::options()
         .read(true)
         .write(true)
         .open("/dev/fuse")
         .step("open /dev/fuse (the kernel module must be loaded and the device writable)")?;
     let number = std::os::fd::AsRawFd::as_raw_fd(&device).to_string();
-    let options = [
+    let mut options = vec![
         ("source", "rrun"),
         ("fd", number.as_str()),
         ("rootmode", "40000"),
@@ -220,6 +250,9 @@ fn mount_fuse(line: &Line<'_>) -> Result<OwnedFd, Failure> {
         ("allow_other", ""),
         ("default_permissions", ""),
     ];
+    if access == Access::Read {
+        options.push(("ro", ""));
+    }
     let mount =
         mounts::new("fuse", &options, MountAttrFlags::empty()).step("mount the file system")?;
     // The server looks up in it where the askers run; refused below a masked /proc.

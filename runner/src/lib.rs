@@ -23,6 +23,7 @@ mod mounts;
 pub mod names;
 pub mod net;
 pub mod oci;
+pub mod overlay;
 mod plan;
 mod process;
 mod protocol;

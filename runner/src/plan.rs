@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::caps::CapSet;
 use crate::config::{ContainerConfig, IdMap, Mount, Network, Rlimit, Root, Seccomp};
 use crate::oci::step::BundleStep;
+use crate::overlay::Dialect;
 use crate::sys;
 
 /// What Docker hides in `/proc` and `/sys`.
@@ -166,6 +167,8 @@ pub enum RootSource {
     Dir(PathBuf),
     /// FUSE; the device's descriptor is sent to the server.
     Fuse,
+    /// The kernel's overlayfs on a FUSE that is only read.
+    Overlay(Dialect),
 }
 
 /// How a process inside a container runs.
@@ -335,7 +338,11 @@ impl Plan {
         steps.push(Step::MakeMountsPrivate);
         steps.push(Step::MountRoot(match &config.root {
             Root::Dir(path) => RootSource::Dir(path.clone()),
-            Root::Fuse { .. } => RootSource::Fuse,
+            Root::Fuse { overlay: None, .. } => RootSource::Fuse,
+            Root::Fuse {
+                overlay: Some(dialect),
+                ..
+            } => RootSource::Overlay(*dialect),
         }));
         push_system_mounts(&mut steps, config, host, own_network);
         let mut mounts = config.mounts.clone();
@@ -365,7 +372,12 @@ impl Plan {
     /// Whether init mounts FUSE and so needs a server.
     #[must_use]
     pub fn needs_server(&self) -> bool {
-        self.steps.contains(&Step::MountRoot(RootSource::Fuse))
+        self.steps.iter().any(|step| {
+            matches!(
+                step,
+                Step::MountRoot(RootSource::Fuse | RootSource::Overlay(_))
+            )
+        })
     }
 }
 

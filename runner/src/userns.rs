@@ -2,31 +2,53 @@
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::path::Path;
 
 use crate::channel::{self, Message};
 use crate::config::{ContainerConfig, IdMap};
-use crate::error::{At, Failure, RunnerError};
+use crate::error::{At, RunnerError};
 use crate::monitor::{Child, write_id_map};
 use crate::plan::HostFacts;
 use crate::{init, sys};
 
-/// Runs `argv` where `map` holds, and waits for its end.
+/// Runs `argv` where `map` holds, waits for its end and returns its exit code.
 ///
 /// The calling process must be single-threaded.
 ///
 /// # Errors
 ///
-/// When the namespace cannot be made, or the program fails; it has then said why itself.
-pub fn run(map: &IdMap, argv: &[OsString]) -> Result<(), RunnerError> {
+/// When the namespace cannot be made.
+pub fn run(map: &IdMap, argv: &[OsString]) -> Result<i32, RunnerError> {
     let Some(program) = argv.first() else {
-        return Ok(());
+        return Ok(0);
     };
+    run_in(map, Path::new(program), || run_here(argv))
+}
+
+/// Removes `dir` and all below it where `map` holds.
+///
+/// # Errors
+///
+/// When the namespace cannot be made, or something is left.
+pub(crate) fn remove_tree(map: &IdMap, dir: &Path) -> Result<(), RunnerError> {
+    let code = run_in(map, dir, || {
+        let removed = crate::tree::remove(dir);
+        removed.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
+    })?;
+    match code {
+        0 => Ok(()),
+        code => Err(std::io::Error::from_raw_os_error(code)).at("remove", dir),
+    }
+}
+
+/// Runs `work` in a child where `map` holds, as its root; `object` is what errors name.
+fn run_in(map: &IdMap, object: &Path, work: impl FnOnce() -> i32) -> Result<i32, RunnerError> {
     let config = ContainerConfig {
         id_map: map.clone(),
         ..ContainerConfig::default()
     };
-    let (ours, theirs) = channel::pair().at("make a line to", program)?;
-    let child = match sys::fork(sys::CLONE_NEWUSER).at("make a user namespace for", program)? {
+    let (ours, theirs) = channel::pair().at("make a line to", object)?;
+    let child = match sys::fork(sys::CLONE_NEWUSER).at("make a user namespace for", object)? {
         sys::Fork::Child => {
             drop(ours);
             let ready = matches!(
@@ -37,9 +59,9 @@ pub fn run(map: &IdMap, argv: &[OsString]) -> Result<(), RunnerError> {
                 sys::exit_now(125);
             }
             drop(theirs);
-            sys::exit_now(run_here(argv));
+            sys::exit_now(work());
         }
-        sys::Fork::Parent(pid) => Child::new(pid).at("watch", program)?,
+        sys::Fork::Parent(pid) => Child::new(pid).at("watch", object)?,
     };
     drop(theirs);
     let written = write_id_map(&config, &HostFacts::detect(), child.pid, ours.as_fd());
@@ -48,12 +70,7 @@ pub fn run(map: &IdMap, argv: &[OsString]) -> Result<(), RunnerError> {
         child.reap();
         return Err(error);
     }
-    match child.reap() {
-        0 => Ok(()),
-        code => Err(RunnerError::Failed(Failure::setup(format!(
-            "a helper in a user namespace ended with {code}"
-        )))),
-    }
+    Ok(child.reap())
 }
 
 /// Starts the program from the child, which is root of the namespace, and waits for it.

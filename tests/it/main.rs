@@ -12,6 +12,7 @@ mod choice;
 mod cli_args;
 mod crash;
 mod hostile;
+mod hybrid;
 mod images;
 mod network;
 mod oci;

@@ -29,6 +29,7 @@ mod flag {
     pub(super) const SETXATTR_EXT: u64 = 1 << 29;
     pub(super) const INIT_EXT: u64 = 1 << 30;
     pub(super) const PASSTHROUGH: u64 = 1 << 37;
+    pub(super) const NO_EXPORT_SUPPORT: u64 = 1 << 38;
 }
 
 /// What was agreed on.
@@ -69,7 +70,11 @@ pub(crate) fn answer(
         offered |= u64::from(body.u32()?) << 32;
     }
     let mut wanted = flag::ASYNC_READ
-        | flag::EXPORT_SUPPORT
+        | if options.handles {
+            flag::EXPORT_SUPPORT
+        } else {
+            flag::NO_EXPORT_SUPPORT
+        }
         | flag::BIG_WRITES
         | flag::DONT_MASK
         | flag::DO_READDIRPLUS

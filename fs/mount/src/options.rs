@@ -23,6 +23,9 @@ pub struct ServeOptions {
     pub writeback: bool,
     /// What an open costs.
     pub open_mode: OpenMode,
+    /// Whether files may be found again by handle, as NFS does. Overlayfs above this file system
+    /// would store such handles and then take what they lead to for stale.
+    pub handles: bool,
     /// Whether a worker goes to the processor of whoever asks.
     pub follow: bool,
     /// Longest busy wait for the next request, in microseconds; 0 sleeps at once.
@@ -37,6 +40,7 @@ impl Default for ServeOptions {
             threads: 2,
             writeback: true,
             open_mode: OpenMode::Silent,
+            handles: true,
             follow: true,
             spin_us: 100,
             transfer_bytes_max: 1 << 20,

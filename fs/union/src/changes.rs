@@ -198,7 +198,7 @@ impl Union {
         Ok(())
     }
 
-    fn is_dir(&self, lower: NodeId) -> bool {
+    pub(crate) fn is_dir(&self, lower: NodeId) -> bool {
         self.lower
             .attr(lower)
             .is_ok_and(|attr: Attr| attr.kind == FileType::Directory)

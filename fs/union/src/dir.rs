@@ -65,7 +65,7 @@ impl Union {
             let mut state = State::new(Where::Pinned(at.pin(disk.attr.kind)?));
             state.indexed = true;
             state.pretend = self.read_pretend(&at, disk.attr.kind)?;
-            state.fill = self.read_fill(upper, &at, &disk)?;
+            state.fill = self.read_fill(upper, &at, &disk, None)?;
             let kind = state.pretend.map_or(disk.attr.kind, |p| p.kind);
             self.nodes.get_or(lower.0, || {
                 Node::new(lower.0, kind, Some(lower), Some(ino), state)
@@ -74,19 +74,26 @@ impl Union {
         })
     }
 
+    /// What of an upper file is still in a lower one; `named` is the one that its name or redirect
+    /// leads to.
     fn read_fill(
         &self,
         upper: &Upper,
         at: &At,
         disk: &DiskStat,
+        named: Option<NodeId>,
     ) -> Result<Option<Arc<Fill>>, Errno> {
         if disk.attr.kind != FileType::Regular {
             return Ok(None);
         }
-        let Some((size, locator)) = upper.marks.fill(at)? else {
+        let (size, lower) = if upper.marks.is_metacopy(at)? {
+            (disk.attr.size, named)
+        } else if let Some((size, locator)) = upper.marks.fill(at)? {
+            (size, self.lower.locate(&locator)?)
+        } else {
             return Ok(None);
         };
-        let lower = self.lower.locate(&locator)?.ok_or(Errno::EIO)?;
+        let lower = lower.ok_or(Errno::EIO)?;
         Ok(Some(Arc::new(Fill::new(
             Below::closed(&self.lower, lower),
             size.min(disk.attr.size),
@@ -193,6 +200,7 @@ impl Union {
         if kind == FileType::Directory {
             let lower = if let Some(path) = redirect(at)? {
                 self.resolve_lower(parent, &path)?
+                    .filter(|node| self.is_dir(*node))
             } else if below_kind == Some(FileType::Directory) && !self.hides_lower(at)? {
                 below
             } else {
@@ -211,7 +219,11 @@ impl Union {
                 .nodes
                 .get_or(id, || Node::new(id, kind, lower, ino, state)));
         }
-        state.fill = self.read_fill(upper, at, disk)?;
+        let named = match redirect(at)? {
+            Some(path) => self.resolve_lower(parent, &path)?,
+            None => below,
+        };
+        state.fill = self.read_fill(upper, at, disk, named)?;
         let origin = match upper.marks.origin(at)? {
             Some((ino, locator)) => Some((ino, self.lower.locate(&locator)?)),
             None => None,
@@ -261,7 +273,7 @@ impl Union {
         }
     }
 
-    /// The lower directory a redirect names: absolute, or a sibling of where it is.
+    /// The lower file a redirect names: absolute, or a sibling of where it is.
     fn resolve_lower(&self, parent: &Node, path: &[u8]) -> Result<Option<NodeId>, Errno> {
         let (mut at, rest) = match path.strip_prefix(b"/") {
             Some(rest) => (Some(NodeId::ROOT), rest),
@@ -273,10 +285,7 @@ impl Union {
         {
             at = self.lower_child(at, part)?;
         }
-        match at {
-            Some(node) if self.lower.attr(node)?.kind == FileType::Directory => Ok(Some(node)),
-            Some(_) | None => Ok(None),
-        }
+        Ok(at)
     }
 
     /// The path of a lower directory from the lower root, with a leading slash.

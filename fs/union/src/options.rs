@@ -71,6 +71,16 @@ pub enum XattrDialect {
     User,
 }
 
+/// Who writes the upper directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writer {
+    /// A union.
+    Union,
+    /// The kernel's overlayfs, mounted on a read-only union over FUSE. Such an upper directory can
+    /// only be looked at.
+    Kernel,
+}
+
 /// How a [`Union`](crate::Union) is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
@@ -84,6 +94,8 @@ pub struct Options {
     pub view: IdView,
     /// Namespace of our marks.
     pub xattrs: XattrDialect,
+    /// Who writes the upper directory.
+    pub writer: Writer,
     /// Refuse every change; take no lock on the upper directory.
     pub read_only: bool,
     /// Copy up metadata and written blocks only, leaving the rest to the lower file.
@@ -103,6 +115,7 @@ impl Default for Options {
             ids: IdStore::Virtual,
             view: IdView::True,
             xattrs: XattrDialect::User,
+            writer: Writer::Union,
             read_only: false,
             sparse_copy_up: true,
             redirect_dir: true,

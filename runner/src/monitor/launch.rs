@@ -303,13 +303,17 @@ fn server_error(dir: &Path, server: Option<&Child>, error: &RunnerError) -> Opti
 }
 
 /// The file-system server, and the line on which init hands it the device.
-struct Server {
+#[derive(Debug)]
+pub(crate) struct Server {
     child: Child,
-    line: OwnedFd,
+    pub(crate) line: OwnedFd,
 }
 
-fn start_server(dir: &Path, config: &ContainerConfig) -> Result<Option<Server>, RunnerError> {
-    let Root::Fuse { server_argv } = &config.root else {
+pub(crate) fn start_server(
+    dir: &Path,
+    config: &ContainerConfig,
+) -> Result<Option<Server>, RunnerError> {
+    let Root::Fuse { server_argv, .. } = &config.root else {
         return Ok(None);
     };
     let (ours, theirs) = channel::pair().at("make a line to the server of", dir)?;

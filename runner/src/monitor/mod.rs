@@ -5,7 +5,7 @@ mod launch;
 mod restart;
 mod serve;
 
-pub(crate) use launch::{start_supervisor, write_id_map};
+pub(crate) use launch::{start_server, start_supervisor, write_id_map};
 pub(crate) use restart::{clear_stopped, mark_stopped};
 
 use std::ffi::OsString;

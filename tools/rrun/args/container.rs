@@ -61,6 +61,9 @@ pub(crate) struct CreateArgs {
     /// Print what would be done, do nothing
     #[arg(long = "dry-run")]
     pub(crate) dry_run: bool,
+    /// Who takes the writes: auto, fuse (our server), hybrid (the kernel's overlayfs)
+    #[arg(long = "fs-mode", value_name = "MODE")]
+    pub(crate) fs_mode: Option<String>,
     /// Replace the image's entry point; an empty word drops it
     #[arg(long, value_name = "COMMAND")]
     pub(crate) entrypoint: Option<String>,

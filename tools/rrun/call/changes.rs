@@ -7,9 +7,9 @@ use rrun_image::{Arch, Silent, images};
 use rrun_runner::{ContainerConfig, container, names};
 use serde_json::{Map, Value, json};
 
-use super::ground;
 use super::image::{Doing, Show, failed, reference};
 use super::images::store;
+use super::{ground, within};
 use crate::args::{CommitArgs, DiffArgs, ExportArgs};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
@@ -30,6 +30,9 @@ fn settled(
 /// `rrun diff`.
 pub(crate) fn diff(args: &DiffArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let (dir, config) = settled(&args.container, environment)?;
+    if let Some(code) = within::again(&dir, &config, environment)? {
+        return Ok(code);
+    }
     let (union, _lease) = ground::read_only(&dir, &config)?;
     let changes = rrun_image::diff(&union).map_err(|error| failed(&error))?;
     let mut text = Vec::new();
@@ -51,6 +54,9 @@ pub(crate) fn diff(args: &DiffArgs, environment: &Environment) -> Result<ExitCod
 /// `rrun export`.
 pub(crate) fn export(args: &ExportArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let (dir, config) = settled(&args.container, environment)?;
+    if let Some(code) = within::again(&dir, &config, environment)? {
+        return Ok(code);
+    }
     let (union, _lease) = ground::read_only(&dir, &config)?;
     let show = Show::new(Doing::Loading, false);
     match &args.output {
@@ -74,6 +80,9 @@ pub(crate) fn commit(args: &CommitArgs, environment: &Environment) -> Result<Exi
         .map(|text| reference(text, &conf))
         .transpose()?;
     let (dir, config) = settled(&args.container, environment)?;
+    if let Some(code) = within::again(&dir, &config, environment)? {
+        return Ok(code);
+    }
     let (union, _lease) = ground::read_only(&dir, &config)?;
     let store = store(environment)?;
     let parent = if config.image_id.is_empty() {

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use rrun_core::{Digest, Lower};
 use rrun_runner::{ContainerConfig, IdMap};
 use rrun_store::{Lease, Store, chain_id};
-use rrun_union::{DirLayers, IdStore, IdView, IdWindow, Options, Union, XattrDialect};
+use rrun_union::{DirLayers, IdStore, IdView, IdWindow, Options, Union, Writer, XattrDialect};
 use serde_json::{Value, json};
 
 use super::init_layer::InitLayer;
+use super::within::overlay;
 use crate::failure::Failure;
 
 /// Where [`Ground`] is kept in a container's configuration.
@@ -117,16 +118,24 @@ fn view(map: &IdMap) -> IdView {
     }
 }
 
-/// Opens a container's file system to serve it.
-pub(crate) fn writable(
+/// Opens a container's file system to serve it: the writable union, or what is below the kernel's
+/// overlayfs where that takes the writes.
+pub(crate) fn served(
     dir: &Path,
     config: &ContainerConfig,
 ) -> Result<(Arc<Union>, Option<Lease>), Failure> {
     let options = Options {
         view: view(&config.id_map),
-        ..stored(&config.id_map)
+        ..stored(config)
     };
-    open(dir, config, options)
+    if overlay(config).is_some() {
+        let options = Options {
+            read_only: true,
+            ..options
+        };
+        return open(None, config, options);
+    }
+    open(Some(dir), config, options)
 }
 
 /// Opens a container's file system to look at it, with the true owners of files.
@@ -137,31 +146,42 @@ pub(crate) fn read_only(
     let options = Options {
         view: IdView::True,
         read_only: true,
-        ..stored(&config.id_map)
+        ..stored(config)
     };
-    open(dir, config, options)
+    open(Some(dir), config, options)
 }
 
 /// How owners and marks are kept on disk: as the kernel's overlayfs does where we may.
-fn stored(map: &IdMap) -> Options {
-    match map {
-        IdMap::Root => Options {
-            ids: IdStore::Real,
-            xattrs: XattrDialect::Trusted,
-            ..Options::default()
+fn stored(config: &ContainerConfig) -> Options {
+    let kernel = overlay(config);
+    let real = Options {
+        ids: IdStore::Real,
+        writer: if kernel.is_some() {
+            Writer::Kernel
+        } else {
+            Writer::Union
         },
+        ..Options::default()
+    };
+    match config.id_map {
+        IdMap::Root => Options {
+            xattrs: XattrDialect::Trusted,
+            ..real
+        },
+        IdMap::Range { .. } | IdMap::Squash if kernel.is_some() => real,
         IdMap::Range { .. } | IdMap::Squash => Options::default(),
     }
 }
 
 fn open(
-    dir: &Path,
+    dir: Option<&Path>,
     config: &ContainerConfig,
     options: Options,
 ) -> Result<(Arc<Union>, Option<Lease>), Failure> {
     let (tree, lease) = Ground::of(config)?.open()?;
     let lower = Arc::new(InitLayer::on(tree)?);
-    let (upper, work) = (dir.join("upper"), dir.join("work"));
-    let union = Union::open(lower, Some((&upper, &work)), options)?;
+    let upper = dir.map(|dir| (dir.join("upper"), dir.join("work")));
+    let upper = upper.as_ref().map(|(upper, work)| (&**upper, &**work));
+    let union = Union::open(lower, upper, options)?;
     Ok((Arc::new(union), lease))
 }

@@ -13,6 +13,7 @@ use rrun_runner::monitor::MonitorEvent;
 use rrun_runner::{ContainerConfig, State, ids, monitor, net};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
+use super::within::overlay;
 use super::{copy_up, cp, ground, journal, mount_points, overlayfs, volume};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
@@ -27,6 +28,7 @@ const SYNC: &str = "__sync";
 const PROBE: &str = "__probe";
 const FILL: &str = "__fill";
 const COPY: &str = "__copy";
+const COPY_WITHIN: &str = "__copy-within";
 const REMOVE_TREE: &str = "__rmtree";
 
 /// Where the runner leaves the descriptors of a hidden program.
@@ -47,6 +49,11 @@ impl Parts {
         Ok(Self {
             program: program.into_os_string(),
         })
+    }
+
+    /// The program.
+    pub(crate) fn program(&self) -> OsString {
+        self.program.clone()
     }
 
     /// The monitor of the container in `dir`.
@@ -90,6 +97,11 @@ impl Parts {
         vec![self.program.clone(), COPY.into(), dir.into()]
     }
 
+    /// The same where the container's files are its own ids'.
+    pub(crate) fn copy_within(&self, dir: &Path) -> Vec<OsString> {
+        vec![self.program.clone(), COPY_WITHIN.into(), dir.into()]
+    }
+
     /// The helper that removes a directory, as root of a user namespace.
     pub(crate) fn remove_tree(&self, dir: &Path) -> Vec<OsString> {
         vec![self.program.clone(), REMOVE_TREE.into(), dir.into()]
@@ -126,6 +138,8 @@ pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
         fill_main(argv)
     } else if word == COPY {
         cp::inside(argv.get(2..).unwrap_or_default())
+    } else if word == COPY_WITHIN {
+        return Some(copy_within_main(argv));
     } else if word == REMOVE_TREE {
         std::fs::remove_dir_all(dir()).map_err(Failure::from)
     } else if word == SYNC {
@@ -208,6 +222,24 @@ fn probe_main(dir: &Path) -> ExitCode {
     }
 }
 
+/// Runs a copy's helper as root of a namespace with the container's ids.
+fn copy_within_main(argv: &[OsString]) -> ExitCode {
+    let dir = argv.get(2).map(PathBuf::from).unwrap_or_default();
+    let run = || -> Result<i32, Failure> {
+        let config = ContainerConfig::load(&dir)?;
+        let mut helper = Parts::of_self()?.copy(&dir);
+        helper.extend_from_slice(argv.get(3..).unwrap_or_default());
+        Ok(rrun_runner::userns::run(&config.id_map, &helper)?)
+    };
+    match run() {
+        Ok(code) => ExitCode(u8::try_from(code).unwrap_or(1)),
+        Err(failure) => {
+            report::failure(&failure);
+            ExitCode::GENERAL
+        }
+    }
+}
+
 fn fill_main(argv: &[OsString]) -> Result<(), Failure> {
     let (Some(dir), Some(target), Some(volume)) = (argv.get(2), argv.get(3), argv.get(4)) else {
         return Err(Failure::general("not all of a volume's places were told"));
@@ -231,7 +263,7 @@ fn serve_main(dir: &Path) -> Result<(), Failure> {
     let line = sys::inherited(FIRST_FD)?;
     let config = ContainerConfig::load(dir)?;
     // Before the device comes: whatever is wrong is then told instead of hanging the start.
-    let (union, lease) = ground::writable(dir, &config)?;
+    let (union, lease) = ground::served(dir, &config)?;
     let connection = receive_connection(&line)?;
     drop(line);
     // Modes come from the kernel with the asker's mask applied.
@@ -239,9 +271,12 @@ fn serve_main(dir: &Path) -> Result<(), Failure> {
     serve(
         &connection,
         &union,
-        &ServeOptions::default(),
+        &ServeOptions {
+            handles: overlay(&config).is_none(),
+            ..ServeOptions::default()
+        },
         &Stats::default(),
-        &exit_now,
+        &|| exit_now(false),
     )?;
     // Held until here: nothing the container reads may be collected.
     drop(lease);
@@ -253,8 +288,8 @@ fn serve_main(dir: &Path) -> Result<(), Failure> {
     clippy::exit,
     reason = "a server has nothing left to do once it is unmounted"
 )]
-pub(crate) fn exit_now() {
-    std::process::exit(0);
+pub(crate) fn exit_now(failed: bool) {
+    std::process::exit(i32::from(failed));
 }
 
 fn receive_connection(line: &OwnedFd) -> Result<Connection, Failure> {

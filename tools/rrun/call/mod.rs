@@ -8,6 +8,7 @@ mod cp;
 mod create;
 mod etc;
 mod events;
+mod fs_mode;
 mod ground;
 mod hidden;
 mod image;
@@ -30,6 +31,7 @@ mod top;
 mod transfer;
 mod update;
 mod volume;
+mod within;
 
 use crate::args::Call;
 use crate::environment::Environment;

@@ -6,16 +6,18 @@ use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rrun_core::Lower;
 use rrun_image::images;
 use rrun_mount::{OpenMode, ServeOptions, Stats};
+use rrun_runner::overlay::{self, Dialect};
 use rrun_store::{Lease, Store};
-use rrun_union::{DirLayers, IdStore, IdView, Options, Union, XattrDialect};
-use rustix::mount::MountFlags;
+use rrun_union::{DirLayers, IdStore, IdView, Options, Union, Writer, XattrDialect};
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::ground::Ground;
 use crate::environment::{self, Environment};
@@ -53,6 +55,8 @@ struct Request {
     metacopy: bool,
     redirect: Option<bool>,
     user_xattrs: bool,
+    /// Whether the kernel's overlayfs takes the writes.
+    hybrid: bool,
     serve: ServeOptions,
     warnings: Vec<String>,
 }
@@ -78,6 +82,7 @@ impl Default for Request {
             metacopy: false,
             redirect: None,
             user_xattrs: false,
+            hybrid: false,
             serve: ServeOptions::default(),
             warnings: Vec::new(),
         }
@@ -294,6 +299,13 @@ fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<
         "fsync" => request.volatile = !on,
         "metacopy" => request.metacopy = on,
         "redirect_dir" => request.redirect = Some(on),
+        "fs_mode" => {
+            request.hybrid = match value {
+                Some("hybrid") => true,
+                Some("fuse") => false,
+                _ => return Err("option fs_mode= is fuse or hybrid".to_owned()),
+            }
+        }
         "userxattr" => request.user_xattrs = true,
         "writeback" => request.serve.writeback = on,
         "threaded" if !on => request.serve.threads = 1,
@@ -373,9 +385,10 @@ fn serve(request: &Request) -> Result<i32, String> {
         .as_deref()
         .unwrap_or(OsStr::new("rrun-overlayfs"));
     let mut flags = request.flags;
+    let covered = covered(request);
     flags.set(
         MountFlags::RDONLY,
-        request.read_only || request.upper.is_none(),
+        request.read_only || request.upper.is_none() || covered.is_some(),
     );
     let mount = rrun_mount::mount(&mountpoint, &name.to_string_lossy(), flags)
         .map_err(|error| format!("could not mount on {}: {error}", mountpoint.display()))?;
@@ -383,25 +396,66 @@ fn serve(request: &Request) -> Result<i32, String> {
         .connection()
         .map_err(|error| format!("could not use /dev/fuse: {error}"))?;
     mount.leave();
-    if request.ready {
-        // A new session: the terminal that started us does not end us.
-        let _session = rustix::process::setsid();
-        let mut out = std::io::stdout();
-        let _told = out.write_all(b"R").and_then(|()| out.flush());
-        report::detach_output();
-    }
     rustix::process::umask(rustix::fs::Mode::empty());
     let stats = Stats::default();
     let union = Arc::new(union);
-    rrun_mount::serve(
-        &connection,
-        &union,
-        &request.serve,
-        &stats,
-        &super::hidden::exit_now,
-    )
-    .map(|()| 0)
-    .map_err(|error| error.to_string())
+    let options = ServeOptions {
+        handles: covered.is_none(),
+        ..request.serve
+    };
+    let uncovered = AtomicBool::new(false);
+    let serve = || {
+        rrun_mount::serve(&connection, &union, &options, &stats, &|| {
+            super::hidden::exit_now(uncovered.load(Ordering::Acquire));
+        })
+        .map(|()| 0)
+        .map_err(|error| error.to_string())
+    };
+    let Some((upper, work, dialect)) = covered else {
+        tell_ready(request);
+        return serve();
+    };
+    // The kernel asks the server while it mounts what is above.
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            match overlay::cover(&mountpoint, upper, work, dialect) {
+                Ok(()) => tell_ready(request),
+                Err(error) => {
+                    report::note(&format!(
+                        "rrun-overlayfs: could not mount the kernel's overlayfs: {error}"
+                    ));
+                    uncovered.store(true, Ordering::Release);
+                    // Ends the server.
+                    let _gone = rustix::mount::unmount(&mountpoint, UnmountFlags::DETACH);
+                }
+            }
+        });
+        serve()
+    })
+}
+
+/// The directories and the way in which the kernel's overlayfs takes the writes, if it does.
+fn covered(request: &Request) -> Option<(&Path, &Path, Dialect)> {
+    let dialect = if request.user_xattrs || !environment::is_real_root() {
+        Dialect::User
+    } else {
+        Dialect::Full
+    };
+    let places = request.upper.as_deref().zip(request.work.as_deref());
+    let (upper, work) = places.filter(|_| request.hybrid)?;
+    Some((upper, work, dialect))
+}
+
+/// Leaves the terminal and tells whoever waits that the file system is there.
+fn tell_ready(request: &Request) {
+    if !request.ready {
+        return;
+    }
+    // A new session: the terminal that started us does not end us.
+    let _session = rustix::process::setsid();
+    let mut out = std::io::stdout();
+    let _told = out.write_all(b"R").and_then(|()| out.flush());
+    report::detach_output();
 }
 
 /// The layers, and what keeps an image's from being collected.
@@ -448,14 +502,15 @@ fn open_union(request: &Request, lower: Arc<dyn Lower>) -> Result<Union, rrun_un
         } else {
             XattrDialect::User
         },
-        read_only: request.read_only || request.upper.is_none(),
+        writer: Writer::Union,
+        read_only: request.read_only || request.upper.is_none() || request.hybrid,
         sparse_copy_up: request.metacopy,
         redirect_dir: request.redirect.unwrap_or(false),
         volatile: request.volatile,
         dress_root: request.pretend,
     };
     let upper = request.upper.as_deref().zip(request.work.as_deref());
-    Union::open(lower, upper, options)
+    Union::open(lower, upper.filter(|_| !request.hybrid), options)
 }
 
 #[cfg(test)]

@@ -110,8 +110,7 @@ pub(crate) fn fill(
     }
     if !environment.is_real_root && matches!(config.id_map, IdMap::Range { .. }) {
         let argv = Parts::of_self()?.fill(container, &point.destination, data);
-        rrun_runner::userns::run(&config.id_map, &argv)?;
-        return Ok(());
+        return helper(&config.id_map, &argv);
     }
     let owners = match config.id_map {
         IdMap::Root => Owners::Kept,
@@ -373,6 +372,16 @@ pub(crate) fn rm(args: &VolumeRmArgs, environment: &Environment) -> Result<ExitC
     Ok(code)
 }
 
+/// Runs a helper with a container's ids; it says itself what went wrong.
+fn helper(map: &IdMap, argv: &[std::ffi::OsString]) -> Result<(), Failure> {
+    match rrun_runner::userns::run(map, argv)? {
+        0 => Ok(()),
+        code => Err(Failure::general(format!(
+            "a helper in a user namespace ended with {code}"
+        ))),
+    }
+}
+
 /// Removes a volume; files of other ids in a container's range go by its eyes.
 fn remove(environment: &Environment, name: &str) -> Result<(), Failure> {
     let dir = volumes_dir(environment).join(name);
@@ -380,7 +389,7 @@ fn remove(environment: &Environment, name: &str) -> Result<(), Failure> {
         let map = super::create::id_map(environment);
         if matches!(map, IdMap::Range { .. }) {
             let argv = Parts::of_self()?.remove_tree(&dir);
-            rrun_runner::userns::run(&map, &argv)?;
+            helper(&map, &argv)?;
         }
         if dir.is_dir() {
             return Err(Failure::general(format!(

@@ -1,6 +1,7 @@
 //! What was typed, resolved: paths made absolute, files read, values parsed.
 
 mod asked;
+mod fs_mode;
 mod lifecycle;
 mod mount;
 mod network;
@@ -17,6 +18,7 @@ use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::human;
 
+pub(crate) use fs_mode::FsMode;
 pub(crate) use lifecycle::{Life, limits, restart};
 pub(crate) use mount::{
     DEVICE, Mount, MountSource, PROPAGATIONS, VolumesFrom, clean_target, volume_name,
@@ -120,6 +122,7 @@ pub(crate) struct CreateRequest {
     pub(crate) pull: PullWhen,
     pub(crate) platform: Option<String>,
     pub(crate) dry_run: bool,
+    pub(crate) fs_mode: FsMode,
 }
 
 /// A command to be run in a running container.
@@ -193,6 +196,7 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         pull: pull_when(&typed.pull)?,
         platform: typed.platform,
         dry_run: typed.dry_run,
+        fs_mode: FsMode::parse(typed.fs_mode.as_deref())?,
     })
 }
 

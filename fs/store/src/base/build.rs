@@ -6,9 +6,9 @@ use std::collections::HashMap;
 
 use rrun_core::{Device, Digest, FileType};
 
-use super::format::{FLAG_XATTRS, Node, header};
+use super::format::{FLAG_NO_MARKS, FLAG_XATTRS, Node, header};
 use crate::error::StoreError;
-use crate::layer::{EntryKind, LayerIndex, encode_xattrs};
+use crate::layer::{EntryKind, LayerEntry, LayerIndex, encode_xattrs};
 use merge::{Merged, ROOT, Tree};
 
 /// The bytes of the base of these layers, lowest first.
@@ -39,6 +39,28 @@ struct Writer<'a> {
     names: HashMap<&'a [u8], u32>,
     contents: HashMap<&'a [u8], u32>,
     xattrs: HashMap<Vec<u8>, u32>,
+    /// Some node is what the kernel's overlayfs would take for its own mark.
+    marks: bool,
+}
+
+/// Whether the kernel's overlayfs, with this below it, would take it for a mark of its own.
+/// Source: kernel `Documentation/filesystems/overlayfs.rst`, "whiteouts and opaque directories".
+fn is_overlay_mark(entry: &LayerEntry<'_>) -> bool {
+    let whiteout = match entry.kind {
+        EntryKind::CharDevice(device) => device == Device::default(),
+        EntryKind::Directory
+        | EntryKind::Inline(_)
+        | EntryKind::Object { .. }
+        | EntryKind::Symlink(_)
+        | EntryKind::HardLink(_)
+        | EntryKind::BlockDevice(_)
+        | EntryKind::Fifo
+        | EntryKind::Whiteout
+        | EntryKind::Opaque => false,
+    };
+    let prefixes: [&[u8]; 2] = [b"trusted.overlay.", b"user.overlay."];
+    let marked = |name: &[u8]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+    whiteout || entry.xattrs.iter().any(|(name, _)| marked(name))
 }
 
 /// A count or offset as the 32 bits the file has for it.
@@ -133,6 +155,7 @@ impl<'a> Writer<'a> {
     /// The record of a node but for its place in the tree.
     fn node(&mut self, merged: &Merged<'a>) -> Result<Node, StoreError> {
         let entry = &merged.entry;
+        self.marks |= is_overlay_mark(entry);
         let mut node = Node {
             layer: merged.layer,
             owner: self.owner(entry.uid, entry.gid)?,
@@ -263,11 +286,13 @@ impl<'a> Writer<'a> {
             self.objects.len(),
             self.arena.len(),
         ];
-        let flags = if self.xattrs.is_empty() {
-            0
-        } else {
-            FLAG_XATTRS
-        };
+        let mut flags = 0;
+        if !self.xattrs.is_empty() {
+            flags |= FLAG_XATTRS;
+        }
+        if !self.marks {
+            flags |= FLAG_NO_MARKS;
+        }
         let mut out = header(chain, flags, counts.map(|count| count as u64), &body);
         out.extend_from_slice(&body);
         Ok(out)

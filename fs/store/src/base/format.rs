@@ -16,6 +16,8 @@ pub(super) const DIGEST_LEN: usize = 32;
 const HEADER_SUM: usize = 224;
 /// Bit of the header's flags: some node has xattrs.
 pub(super) const FLAG_XATTRS: u32 = 1;
+/// Bit of the header's flags: no node is what the kernel's overlayfs would take for its own mark.
+pub(super) const FLAG_NO_MARKS: u32 = 2;
 /// Bit in a node's nanoseconds: the contents are in the arena.
 pub(super) const NODE_INLINE: u32 = 1 << 31;
 
@@ -113,6 +115,14 @@ impl View {
     pub(super) fn owner(&self, bytes: &[u8], number: u32) -> Option<(u32, u32)> {
         let raw = self.item(bytes, 1, usize::try_from(number).ok()?)?;
         Some((u32_at(raw, 0), u32_at(raw, 4)))
+    }
+
+    /// Every pair of uid and gid that owns something, each once.
+    pub(super) fn owners(&self, bytes: &[u8]) -> Vec<(u32, u32)> {
+        let numbers = 0..u32::try_from(self.count(1)).unwrap_or(u32::MAX);
+        numbers
+            .filter_map(|number| self.owner(bytes, number))
+            .collect()
     }
 
     pub(super) fn node_count(&self) -> usize {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use rrun_core::{Attr, Data, Device, Digest, Errno, FileType, Lower, LowerEntry, NodeId, Time};
 
-use super::format::{FLAG_XATTRS, Node, View};
+use super::format::{FLAG_NO_MARKS, FLAG_XATTRS, Node, View};
 use crate::layer::{Xattrs, xattr_pairs};
 use crate::store::open_object_at;
 
@@ -80,6 +80,19 @@ impl Base {
             .object(&self.map, record.content)
             .map(Some)
             .ok_or(Errno::EIO)
+    }
+
+    /// Whether the kernel's overlayfs, with this tree below it, shows it as it is: it has nothing
+    /// that would be taken for a whiteout or another mark.
+    #[must_use]
+    pub fn has_no_overlay_marks(&self) -> bool {
+        self.view.flags & FLAG_NO_MARKS != 0
+    }
+
+    /// Every pair of uid and gid that owns something, each once.
+    #[must_use]
+    pub fn owners(&self) -> Vec<(u32, u32)> {
+        self.view.owners(&self.map)
     }
 
     fn node(&self, node: NodeId) -> Result<Node, Errno> {

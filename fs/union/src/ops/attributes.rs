@@ -32,10 +32,13 @@ impl Union {
     ///
     /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Entry, Errno> {
-        check_name(name)?;
-        // The kernel asks so for a node it knows by number only, from a file handle.
+        // The kernel asks so for a node it knows by number only, from a file handle: first by ".",
+        // then, below overlayfs, by "/", the name of an entry of its cache that has none.
+        if name != b"/" {
+            check_name(name)?;
+        }
         let found = match name {
-            b"." => self.find(parent)?,
+            b"." | b"/" => self.find(parent)?,
             b".." => self.find(Ino(self.parent_id(&self.find(parent)?)))?,
             _ => self.find_child(parent, name)?.ok_or(Errno::ENOENT)?,
         };

@@ -5,7 +5,7 @@ use rustix::fs::XattrFlags;
 
 use super::At;
 use crate::meta::OVERRIDE_STAT;
-use crate::options::XattrDialect;
+use crate::options::{Writer, XattrDialect};
 
 /// Names of our marks in one namespace.
 #[derive(Debug)]
@@ -23,7 +23,31 @@ pub(crate) struct Marks {
     /// Prefix under which names that would collide with the above, or that the server may not
     /// set, are kept.
     escape: &'static [u8],
+    /// What the kernel's overlayfs writes besides, when it is the one who writes.
+    kernel: Option<KernelMarks>,
 }
+
+/// Names of the marks that only the kernel's overlayfs writes.
+/// Source: kernel `fs/overlayfs/overlayfs.h`.
+#[derive(Debug, Clone, Copy)]
+struct KernelMarks {
+    /// On a file whose contents are still those of the lower one.
+    metacopy: &'static [u8],
+    /// Prefix of its own names; those of the container's say the last word of it twice.
+    own: &'static [u8],
+    escape: &'static [u8],
+}
+
+const KERNEL_TRUSTED: KernelMarks = KernelMarks {
+    metacopy: b"trusted.overlay.metacopy",
+    own: b"trusted.overlay.",
+    escape: b"trusted.overlay.overlay.",
+};
+const KERNEL_USER: KernelMarks = KernelMarks {
+    metacopy: b"user.overlay.metacopy",
+    own: b"user.overlay.",
+    escape: b"user.overlay.overlay.",
+};
 
 const TRUSTED: Marks = Marks {
     opaque: b"trusted.overlay.opaque",
@@ -32,6 +56,7 @@ const TRUSTED: Marks = Marks {
     fill: b"trusted.rrun.fill",
     plain: b"trusted.rrun.plain",
     escape: b"trusted.rrun.x.",
+    kernel: None,
 };
 const USER: Marks = Marks {
     opaque: b"user.overlay.opaque",
@@ -40,6 +65,7 @@ const USER: Marks = Marks {
     fill: b"user.rrun.fill",
     plain: b"user.rrun.plain",
     escape: b"user.rrun.x.",
+    kernel: None,
 };
 
 /// Other programs' marks for an opaque directory; read, never written.
@@ -108,10 +134,23 @@ fn split(value: &[u8]) -> Option<(u64, &[u8])> {
 }
 
 impl Marks {
-    pub(crate) fn of(dialect: XattrDialect) -> Self {
-        match dialect {
-            XattrDialect::Trusted => TRUSTED,
-            XattrDialect::User => USER,
+    pub(crate) fn of(dialect: XattrDialect, writer: Writer) -> Self {
+        let (marks, kernel) = match dialect {
+            XattrDialect::Trusted => (TRUSTED, KERNEL_TRUSTED),
+            XattrDialect::User => (USER, KERNEL_USER),
+        };
+        Self {
+            kernel: (writer == Writer::Kernel).then_some(kernel),
+            ..marks
+        }
+    }
+
+    /// Whether a regular file's contents are still those of the lower one that the kernel's
+    /// overlayfs finds by the file's name or redirect.
+    pub(crate) fn is_metacopy(&self, at: &At) -> Result<bool, Errno> {
+        match &self.kernel {
+            Some(kernel) => Ok(at.xattr(kernel.metacopy)?.is_some()),
+            None => Ok(false),
         }
     }
 
@@ -166,6 +205,12 @@ impl Marks {
 
     /// The name under which a container's attribute is kept on disk.
     pub(crate) fn disk_name(&self, name: &[u8], escape_all: bool) -> Vec<u8> {
+        if let Some(kernel) = &self.kernel {
+            return match name.strip_prefix(kernel.own) {
+                Some(rest) => [kernel.escape, rest].concat(),
+                None => name.to_vec(),
+            };
+        }
         let escape = is_internal(name) || (escape_all && !name.starts_with(b"user."));
         if escape {
             [self.escape, name].concat()
@@ -176,6 +221,12 @@ impl Marks {
 
     /// The container's name of an attribute on disk; `None` when it is a mark.
     pub(crate) fn shown_name(&self, disk: &[u8]) -> Option<Vec<u8>> {
+        if let Some(kernel) = &self.kernel {
+            return match disk.strip_prefix(kernel.escape) {
+                Some(rest) => Some([kernel.own, rest].concat()),
+                None => (!disk.starts_with(kernel.own)).then(|| disk.to_vec()),
+            };
+        }
         if let Some(rest) = disk.strip_prefix(self.escape) {
             return Some(rest.to_vec());
         }
@@ -221,6 +272,25 @@ mod tests {
             OVERRIDE_STAT.as_bytes(),
         ] {
             assert_eq!(USER.shown_name(mark), None, "mark {mark:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernels_own_names_are_hidden_and_its_escapes_undone() {
+        let marks = Marks::of(XattrDialect::Trusted, Writer::Kernel);
+        for (disk, shown) in [
+            (&b"trusted.overlay.origin"[..], None),
+            (
+                b"trusted.overlay.overlay.opaque",
+                Some(&b"trusted.overlay.opaque"[..]),
+            ),
+            (b"security.capability", Some(b"security.capability")),
+            (b"user.overlay.opaque", Some(b"user.overlay.opaque")),
+        ] {
+            assert_eq!(marks.shown_name(disk).as_deref(), shown, "disk {disk:?}");
+            if let Some(shown) = shown {
+                assert_eq!(marks.disk_name(shown, false), disk, "name {shown:?}");
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use rustix::fs::{self as rfs, FlockOperation, Mode, OFlags, SeekFrom};
 
 use super::{Marks, Upper, errno, read_names, remove_tree};
 use crate::error::UnionError;
-use crate::options::Options;
+use crate::options::{Options, Writer};
 
 /// Where hard-link groups are remembered, inside the work directory.
 const INDEX: &[u8] = b"index";
@@ -54,6 +54,12 @@ fn lock_alone(work: &OwnedFd) -> Result<(), Errno> {
 impl Upper {
     /// Opens the upper directory `upper` with work directory `work`, both existing.
     pub(crate) fn open(upper: &Path, work: &Path, options: &Options) -> Result<Self, UnionError> {
+        if options.writer == Writer::Kernel && !options.read_only {
+            return Err(UnionError::Unusable {
+                path: upper.to_owned(),
+                reason: "the kernel's overlayfs writes it; it can only be looked at",
+            });
+        }
         let root = open_dir(upper)?;
         let failed = |action| {
             move |errno| UnionError::Directory {
@@ -97,7 +103,7 @@ impl Upper {
                 rustix::process::getegid().as_raw(),
             ),
             index: index.map(Arc::new),
-            marks: Marks::of(options.xattrs),
+            marks: Marks::of(options.xattrs, options.writer),
             ids: options.ids,
             next_temporary: AtomicU64::new(0),
             has_tmpfile: AtomicBool::new(true),

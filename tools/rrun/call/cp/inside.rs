@@ -9,6 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::tree::{Host, Stopped, Tree, find};
 use super::{Seen, stream};
+use crate::call::within::overlay;
 use crate::call::{ground, mount_points};
 use crate::failure::Failure;
 use crate::report;
@@ -49,7 +50,13 @@ pub(crate) fn main(words: &[OsString]) -> Result<(), Failure> {
         if config.read_only {
             return Err(Failure::general("container rootfs is marked read-only"));
         }
-        let (union, _lease) = ground::writable(dir, &config)?;
+        if overlay(&config).is_some() {
+            let mounted = container::mount(dir)?;
+            let host = Host(mounted.root);
+            act(&host, &verb, &path, &name)?;
+            return Ok(rustix::fs::syncfs(&host.0)?);
+        }
+        let (union, _lease) = ground::served(dir, &config)?;
         act(&Stopped(union.clone()), &verb, &path, &name)?;
         return union
             .syncfs()

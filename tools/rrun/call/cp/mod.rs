@@ -13,11 +13,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rrun_core::FileType;
-use rrun_runner::names;
+use rrun_runner::{ContainerConfig, Status, names, read_state};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
 
 use super::hidden::Parts;
+use super::within;
 use crate::args::CpArgs;
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
@@ -87,9 +88,16 @@ struct Inside {
 impl Inside {
     fn new(environment: &Environment, name: &str) -> Result<Self, Failure> {
         let dir = names::resolve(&environment.containers(), name)?;
-        Ok(Self {
-            program: Parts::of_self()?.copy(&dir),
-        })
+        let parts = Parts::of_self()?;
+        let config = ContainerConfig::load(&dir)?;
+        let status = read_state(&dir)?.status;
+        let runs = matches!(status, Status::Running | Status::Paused);
+        let program = if !runs && within::is_elsewhere(&dir, &config) {
+            parts.copy_within(&dir)
+        } else {
+            parts.copy(&dir)
+        };
+        Ok(Self { program })
     }
 
     fn command(&self, words: &[&str]) -> Command {

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use super::ground::Ground;
 use super::hidden::Parts;
 use super::mount_points;
-use super::{etc, image, journal, network as net, volume};
+use super::{etc, fs_mode, image, journal, network as net, volume};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::request::{self, CreateRequest};
@@ -192,19 +192,22 @@ fn compose(
         None => names::random_name(&containers)?,
     };
     let parts = Parts::of_self()?;
+    let map = id_map(environment);
+    let root = Root::Fuse {
+        server_argv: parts.serve(&containers.join(&id)),
+        overlay: fs_mode::choose(request.fs_mode, &map, &source.ground, environment)?,
+    };
     let short: String = id.chars().take(12).collect();
     let joined = net::joined(request, environment)?;
     let network = net::kind(request);
-    let host_name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let own_name = match &joined {
         Some(other) => other.hostname.clone(),
-        None if network == Network::Host || request.host_uts => host_name.trim().to_owned(),
+        None if network == Network::Host || request.host_uts => host_name(),
         None => short,
     };
     let pick = |asked: &Option<String>, field: &str| {
-        asked
-            .clone()
-            .unwrap_or_else(|| text(defaults, field).to_owned())
+        let default = || text(defaults, field).to_owned();
+        asked.clone().unwrap_or_else(default)
     };
     let mut config = ContainerConfig {
         name,
@@ -219,13 +222,11 @@ fn compose(
         hostname: request.hostname.clone().unwrap_or(own_name),
         tty: request.tty,
         stdin_open: request.interactive,
-        root: Root::Fuse {
-            server_argv: parts.serve(&containers.join(&id)),
-        },
+        root,
         read_only: request.read_only,
         shm_size_bytes: request.shm_size_bytes.unwrap_or(SHM_BYTES),
         network,
-        id_map: id_map(environment),
+        id_map: map,
         caps: caps(request)?,
         privileged: request.security.privileged,
         seccomp: match request.security.seccomp {
@@ -254,6 +255,11 @@ fn compose(
     extra(request, defaults, &mut config);
     net::compose(request, defaults, joined.as_ref(), &mut config)?;
     Ok(config)
+}
+
+fn host_name() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    text.trim().to_owned()
 }
 
 fn host_namespaces(request: &CreateRequest) -> HostNamespaces {

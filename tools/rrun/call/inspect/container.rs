@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::call::create::{DEFAULT_LOG_DRIVER, HOST_CONFIG};
 use crate::call::ps::{Size, restarting, state_word};
-use crate::call::{mount_points, network};
+use crate::call::{mount_points, network, within};
 use crate::environment::Environment;
 
 /// The moment that never was. Source: Docker prints Go's zero time.
@@ -38,6 +38,14 @@ fn time(text: &str) -> &str {
     if text.is_empty() { NEVER } else { text }
 }
 
+/// Who takes the container's writes.
+fn driver(config: &rrun_runner::ContainerConfig) -> &'static str {
+    match within::overlay(config) {
+        Some(_) => "rrun-hybrid",
+        None => "rrun-union",
+    }
+}
+
 /// All that is known of a container.
 pub(super) fn describe(one: &Container, size: bool, environment: &Environment) -> Value {
     let config = &one.config;
@@ -54,14 +62,14 @@ pub(super) fn describe(one: &Container, size: bool, environment: &Environment) -
         "LogPath": log_path(one),
         "Name": format!("/{}", config.name),
         "RestartCount": one.state.restart_count,
-        "Driver": "rrun-union",
+        "Driver": driver(config),
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": null,
         "HostConfig": host_config(one),
-        "GraphDriver": {"Data": {"UpperDir": one.dir.join("upper")}, "Name": "rrun-union"},
+        "GraphDriver": {"Data": {"UpperDir": one.dir.join("upper")}, "Name": driver(config)},
     });
     if let Some(map) = object.as_object_mut() {
         if size {
