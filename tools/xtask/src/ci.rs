@@ -19,6 +19,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("setfattr", "attr"),
     ("setfacl", "acl"),
     ("setcap", "libcap2-bin"),
+    ("mkfs.btrfs", "btrfs-progs"),
     ("setpriv", "util-linux"),
     ("zstd", "zstd"),
     ("cc", "gcc"),
