@@ -316,6 +316,8 @@ impl Call<'_, '_> {
         const ACCESS_MODE: u32 = 3;
         /// `O_APPEND`.
         const APPEND: u32 = 0o2000;
+        /// `O_NOATIME`.
+        const NO_ACCESS_TIME: u32 = 0o1_000_000;
         let flags = self.body.u32()?;
         if flags & ACCESS_MODE != 0 {
             let place = if flags & APPEND != 0 {
@@ -335,6 +337,13 @@ impl Call<'_, '_> {
             session,
             ..
         } = self.context;
+        // What is read from the cache does not reach us. Who also writes may never read.
+        if flags & ACCESS_MODE == 0
+            && flags & NO_ACCESS_TIME == 0
+            && self.union.accessed(self.ino) == Ok(true)
+        {
+            crate::seek::attributes_changed(device, self.ino)?;
+        }
         let backing = session
             .passthrough
             .then(|| passthrough.open(device, self.union, self.ino));
@@ -500,14 +509,19 @@ impl Call<'_, '_> {
             OpenMode::Silent => FlagRules::Harmless,
             OpenMode::KeepCache | OpenMode::Passthrough => FlagRules::All,
         };
-        crate::flags::ioctl(
+        let changed = crate::flags::ioctl(
             self.union,
             self.ino,
             &self.caller,
             rules,
             self.body,
             self.reply,
-        )
+        )?;
+        if changed {
+            // The kernel does not expect the time of change to change by this.
+            crate::seek::attributes_changed(self.context.device, self.ino)?;
+        }
+        Ok(())
     }
 
     fn lseek(&mut self) -> Result<(), Errno> {

@@ -17,7 +17,7 @@ const FSSETXATTR: u32 = 0x401c_5820;
 /// Most bytes a caller of these has room for; more is nonsense.
 const ROOM_MAX: usize = 64;
 
-/// Answers `struct fuse_ioctl_in` by `struct fuse_ioctl_out`.
+/// Answers `struct fuse_ioctl_in` by `struct fuse_ioctl_out`; true when the file was changed.
 ///
 /// # Errors
 ///
@@ -29,7 +29,7 @@ pub(crate) fn ioctl(
     rules: FlagRules,
     mut body: Body<'_>,
     reply: &mut Reply,
-) -> Result<(), Errno> {
+) -> Result<bool, Errno> {
     body.skip(12)?;
     let command = body.u32()?;
     body.skip(12)?;
@@ -55,5 +55,5 @@ pub(crate) fn ioctl(
         }
         _ => return Err(Errno::ENOTTY),
     }
-    Ok(())
+    Ok(matches!(command, SETFLAGS | FSSETXATTR))
 }

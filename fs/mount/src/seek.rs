@@ -73,12 +73,23 @@ pub(crate) fn answer_all(
 }
 
 /// Makes the kernel write back what it holds of a file; returns when it has.
-fn write_back(mut device: &File, ino: Ino) -> Result<(), Errno> {
+fn write_back(device: &File, ino: Ino) -> Result<(), Errno> {
+    // all of it: from 0, and no length
+    invalidate(device, ino, 0)
+}
+
+/// Makes the kernel ask for a file's attributes again.
+pub(crate) fn attributes_changed(device: &File, ino: Ino) -> Result<(), Errno> {
+    invalidate(device, ino, -1)
+}
+
+/// `struct fuse_notify_inval_inode_out`: attributes, and contents from `offset` if that is not
+/// negative.
+fn invalidate(mut device: &File, ino: Ino, offset: i64) -> Result<(), Errno> {
     let mut message = Reply::with_capacity(64);
     message.clear();
     message.u64(ino.0);
-    // all of it: from 0, and no length
-    message.u64(0);
+    message.u64(offset.cast_unsigned());
     message.u64(0);
     let bytes = message.notification(NOTIFY_INVAL_INODE);
     match device.write_all(bytes).map_err(Errno::from) {

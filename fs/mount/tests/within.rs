@@ -22,7 +22,7 @@ fn look(root: &Path) {
     let layers = [root.join("l")];
     let m = root.join("l/m");
     let lower = DirLayers::open(&layers, false).unwrap();
-    let lower = lower.apart_from(&layers, &m);
+    let lower = lower.apart();
     let options = Options {
         ids: IdStore::Real,
         xattrs: XattrDialect::Trusted,

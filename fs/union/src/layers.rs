@@ -3,18 +3,19 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use lru::LruCache;
 use rrun_core::{Attr, Data, Errno, FileType, Lower, LowerEntry, NodeId};
 use rustix::fs::{self as rfs, Mode, OFlags};
-use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::error::UnionError;
 use crate::meta::{OVERRIDE_STAT, Virtual};
 use crate::node::lock;
-use crate::upper::{At, DiskStat, Upper, is_internal, is_opaque, read_names, redirect, stat_at};
+use crate::upper::{
+    At, DiskStat, Upper, copy_mount, is_internal, is_opaque, read_names, redirect, stat_at,
+};
 
 /// Directories stacked in one merged directory at most: the kernel's limit for lower layers.
 /// Source: `fs/overlayfs/params.c`, `OVL_MAX_STACK`.
@@ -148,25 +149,16 @@ impl DirLayers {
         Ok(this)
     }
 
-    /// Reads the layers in which `mountpoint` lies, of those this was opened with, through copies
-    /// of their mounts without what is mounted below. To be called before a union of them is
-    /// mounted there: its server would else walk into its own mount, and wait for itself.
+    /// Reads the layers through private copies of their mounts, without what is mounted below, as
+    /// kernel overlayfs does: a union mounted inside its own layer does not then lead its server
+    /// into its own mount, where it would wait for itself, and the layers' own mounts can go
+    /// meanwhile. To be called before the union is mounted.
     ///
-    /// Without the privilege to copy a mount there is none to mount either, and nothing changes.
+    /// Without the privilege to copy a mount nothing changes.
     #[must_use]
-    pub fn apart_from(mut self, layers: &[PathBuf], mountpoint: &Path) -> Self {
-        let Ok(mountpoint) = mountpoint.canonicalize() else {
-            return self;
-        };
-        for (root, path) in self.roots.iter_mut().zip(layers) {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE
-                | OpenTreeFlags::OPEN_TREE_CLOEXEC
-                | OpenTreeFlags::AT_EMPTY_PATH;
-            if path
-                .canonicalize()
-                .is_ok_and(|path| mountpoint.starts_with(path))
-                && let Ok(copy) = open_tree(&*root, "", flags)
-            {
+    pub fn apart(mut self) -> Self {
+        for root in &mut self.roots {
+            if let Ok(copy) = copy_mount(root.as_fd()) {
                 *root = Arc::new(copy);
             }
         }

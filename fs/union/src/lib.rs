@@ -26,7 +26,9 @@ pub use changes::Changed;
 pub use dir::Listed;
 pub use error::UnionError;
 pub use layers::DirLayers;
-pub use options::{IdStore, IdView, IdWindow, Options, Writer, XattrDialect};
+pub use options::{
+    AccessTimes, IdStore, IdView, IdWindow, Options, UpperMount, Writer, XattrDialect,
+};
 pub use types::{
     Caller, Entry, FlagRules, Ino, OnWrite, RenameMode, SeekTo, SetAttr, SetTime, SpaceInfo,
     SpaceMode, WriteWhere, XattrMode,

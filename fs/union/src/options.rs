@@ -81,6 +81,29 @@ pub enum Writer {
     Kernel,
 }
 
+/// When reading a file sets its access time.
+///
+/// Source: `mount(8)`, the options `relatime`, `strictatime`, `noatime`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessTimes {
+    /// Once after each change, and once a day.
+    Relative,
+    /// Each time.
+    Strict,
+    /// Never.
+    Never,
+}
+
+/// Through which mount the upper directory is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpperMount {
+    /// The one it was found through.
+    Shared,
+    /// A private copy, as in kernel overlayfs: the other can be unmounted meanwhile, and its
+    /// flags for access times do not matter. Where the privilege for it is missing, as `Shared`.
+    Private,
+}
+
 /// How a [`Union`](crate::Union) is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
@@ -107,6 +130,10 @@ pub struct Options {
     /// A new upper directory takes the attributes of the lower root, also with true owners; kernel
     /// overlayfs leaves them as they are.
     pub dress_root: bool,
+    /// When an upper file's access time is set.
+    pub access_times: AccessTimes,
+    /// The mount of the upper directory.
+    pub upper_mount: UpperMount,
 }
 
 impl Default for Options {
@@ -121,6 +148,8 @@ impl Default for Options {
             redirect_dir: true,
             volatile: false,
             dress_root: true,
+            access_times: AccessTimes::Relative,
+            upper_mount: UpperMount::Shared,
         }
     }
 }

@@ -4,6 +4,8 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use crate::options::AccessTimes;
+
 /// Bytes of `struct fsxattr`.
 pub(crate) const FSXATTR: usize = 28;
 
@@ -40,6 +42,54 @@ pub(crate) fn get_fsxattr(file: BorrowedFd<'_>) -> io::Result<[u8; FSXATTR]> {
 pub(crate) fn set_fsxattr(file: BorrowedFd<'_>, value: &[u8; FSXATTR]) -> io::Result<()> {
     // SAFETY: the request reads 28 bytes, the size of what the pointer leads to.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), FS_IOC_FSSETXATTR, value.as_ptr()) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// `struct mount_attr`.
+#[repr(C)]
+struct MountAttr {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    userns_fd: u64,
+}
+
+/// Sets when reading through a mount sets access times.
+///
+/// # Errors
+///
+/// `EPERM` where the flags are locked; `ENOSYS` before Linux 5.12.
+///
+/// Source: `mount_setattr(2)`.
+pub(crate) fn set_access_times(mount: BorrowedFd<'_>, when: AccessTimes) -> io::Result<()> {
+    /// `MOUNT_ATTR__ATIME`.
+    const ALL: u64 = 0x70;
+    let attr = MountAttr {
+        set: match when {
+            AccessTimes::Relative => 0,
+            AccessTimes::Never => 0x10,
+            AccessTimes::Strict => 0x20,
+        },
+        clear: ALL,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is a literal with its NUL, the attributes are a live local of the size
+    // that is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attr,
+            size_of::<MountAttr>(),
+        )
+    };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

@@ -161,6 +161,28 @@ fn layers_may_be_on_other_file_systems_and_read_only() {
     assert_eq!(inos(&union), before, "after a restart");
 }
 
+#[test]
+fn opening_for_reading_counts_as_reading_once_after_each_change() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path();
+    dirs(root, &["l", "u", "w"]);
+    fs::write(root.join("l/file"), b"lower").unwrap();
+    let union = open(&[root.join("l")], &root.join("u"), &root.join("w")).unwrap();
+    let ino = union.lookup(Ino::ROOT, b"file").unwrap().ino;
+    assert_eq!(union.accessed(ino), Ok(false));
+    union.write(ino, 0, b"upper", OnWrite::Keep).unwrap();
+    let before = union.getattr(ino).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert_eq!(union.accessed(ino), Ok(true));
+    let after = union.getattr(ino).unwrap();
+    assert_eq!((after.mtime, after.ctime), (before.mtime, before.ctime));
+    if after.atime == before.atime {
+        eprintln!("skipped: the file system keeps no access times");
+        return;
+    }
+    assert_eq!(union.accessed(ino), Ok(false));
+}
+
 /// Mounts something that takes about 1 MiB and then answers `EDQUOT`: a tmpfs where the kernel
 /// counts for users there, else a subvolume of btrfs, which always does.
 fn quota_of_1m(place: &Path) -> Option<(Mounted, PathBuf)> {

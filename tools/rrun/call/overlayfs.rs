@@ -16,7 +16,9 @@ use rrun_image::images;
 use rrun_mount::{OpenMode, ServeOptions, Stats};
 use rrun_runner::overlay::{self, Dialect};
 use rrun_store::{Lease, Store};
-use rrun_union::{DirLayers, IdStore, IdView, Options, Union, Writer, XattrDialect};
+use rrun_union::{
+    AccessTimes, DirLayers, IdStore, IdView, Options, Union, UpperMount, Writer, XattrDialect,
+};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::ground::Ground;
@@ -461,12 +463,9 @@ fn tell_ready(request: &Request) {
 /// The layers, and what keeps an image's from being collected.
 fn open_lower(request: &Request) -> Result<(Arc<dyn Lower>, Option<Lease>), String> {
     let Some(name) = &request.image else {
-        let mut layers =
+        let layers =
             DirLayers::open(&request.lower, request.pretend).map_err(|error| error.to_string())?;
-        if let Some(place) = &request.mountpoint {
-            layers = layers.apart_from(&request.lower, place);
-        }
-        return Ok((Arc::new(layers), None));
+        return Ok((Arc::new(layers.apart()), None));
     };
     let environment = Environment::read(request.data_root.clone(), None)
         .map_err(|failure| failure.to_string())?;
@@ -508,6 +507,14 @@ fn open_union(request: &Request, lower: Arc<dyn Lower>) -> Result<Union, rrun_un
         redirect_dir: request.redirect.unwrap_or(false),
         volatile: request.volatile,
         dress_root: request.pretend,
+        access_times: if request.flags.contains(MountFlags::NOATIME) {
+            AccessTimes::Never
+        } else if request.flags.contains(MountFlags::STRICTATIME) {
+            AccessTimes::Strict
+        } else {
+            AccessTimes::Relative
+        },
+        upper_mount: UpperMount::Private,
     };
     let upper = request.upper.as_deref().zip(request.work.as_deref());
     Union::open(lower, upper.filter(|_| !request.hybrid), options)

@@ -158,7 +158,14 @@ impl Union {
             self.drop_capability(&mut state, &at)?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
-            at.set_times(set.atime, set.mtime)?;
+            match (at.set_times(set.atime, set.mtime), set.atime) {
+                // Of a file that may only grow the times may be set to now. The kernel, which
+                // keeps the time of modification while it holds writes back, gives it in numbers.
+                (Err(Errno::EPERM), Some(SetTime::Now)) => {
+                    at.set_times(Some(SetTime::Now), Some(SetTime::Now))?;
+                }
+                (done, _) => done?,
+            }
             if let (Some((_, held)), Some(_)) = (&mut state.held, set.mtime) {
                 *held = at.stat()?.attr.mtime;
             }

@@ -1,17 +1,27 @@
 //! Contents of regular files.
 
 use std::fs::File;
+use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 
-use rrun_core::{Errno, FileType, NodeId};
+use rrun_core::{Errno, FileType, NodeId, Time};
 use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
 
 use super::copy_up::Need;
 use crate::fds::Source;
 use crate::node::{Node, State, Where};
+use crate::options::AccessTimes;
 use crate::types::{Ino, OnWrite, SeekTo, SetTime, SpaceMode, WriteWhere};
 use crate::union::{Found, Union};
 use crate::upper::{At, errno};
+
+/// Source: `relatime_need_update` in `fs/inode.c`.
+fn is_a_day_old(time: Time) -> bool {
+    const DAY_SECS: i64 = 24 * 60 * 60;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |now| i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+    now.saturating_sub(time.secs) >= DAY_SECS
+}
 
 impl Union {
     /// The open contents of a file, from the cache or opened now.
@@ -105,6 +115,41 @@ impl Union {
             }
             Source::Lower { .. } | Source::Upper { .. } | Source::Guarded { .. } => None,
         }
+    }
+
+    /// Notes that a file is opened for reading: as far as the access time goes, it is then read.
+    /// True when that changed.
+    ///
+    /// Reading is left to the file system, because a time that is set takes the time of change
+    /// with it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Union::read`].
+    pub fn accessed(&self, ino: Ino) -> Result<bool, Errno> {
+        let Found::Own(node) = self.find(ino)? else {
+            return Ok(false);
+        };
+        let in_lower = matches!(node.lock().place, Where::Lower);
+        let times = self.options.access_times;
+        if in_lower
+            || node.kind != FileType::Regular
+            || self.options.read_only
+            || times == AccessTimes::Never
+        {
+            return Ok(false);
+        }
+        let source = self.source(&Found::Own(node), false)?;
+        let (Source::Upper { file, .. } | Source::Guarded { file, .. }) = &*source else {
+            return Ok(false);
+        };
+        let attr = crate::upper::stat_at(file.as_fd(), b"")?.attr;
+        let due = attr.atime <= attr.mtime || attr.atime <= attr.ctime || is_a_day_old(attr.atime);
+        if times == AccessTimes::Relative && !due {
+            return Ok(false);
+        }
+        crate::fds::read_file(file, 0, &mut [0])?;
+        Ok(true)
     }
 
     /// Reads at an offset; fewer bytes than asked for only at the end of the file.

@@ -149,7 +149,12 @@ impl Union {
         let mut state = node.lock();
         let own = state.dir.as_deref().ok_or(Errno::ENOTDIR)?;
         if !self.is_empty(own)? {
-            return Err(Errno::ENOTEMPTY);
+            // The kernel asks first whether the directory it is in lets anything go.
+            return Err(if crate::upper::is_protected(fd.as_fd())? {
+                Errno::EPERM
+            } else {
+                Errno::ENOTEMPTY
+            });
         }
         if matches!(state.place, Where::Lower) {
             upper.whiteout(fd.as_fd(), name)?;

@@ -20,6 +20,7 @@ use rustix::fs::{
 
 pub(crate) use create::Place;
 pub(crate) use marks::{Marks, is_internal, is_opaque, redirect};
+pub(crate) use open::copy_mount;
 pub(crate) use tree::remove_tree;
 
 use crate::options::IdStore;
@@ -140,6 +141,13 @@ pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<DiskStat, Errn
         disk_ino: st.stx_ino,
         mount_root,
     })
+}
+
+/// Whether a directory is immutable or may only grow.
+pub(crate) fn is_protected(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let protecting = rfs::StatxAttributes::IMMUTABLE | rfs::StatxAttributes::APPEND;
+    let st = rfs::statx(dir, "", AtFlags::EMPTY_PATH, StatxFlags::empty()).map_err(errno)?;
+    Ok(st.stx_attributes.intersects(protecting))
 }
 
 /// Calls `each` with every name in a directory but `.` and `..`, and its type if known.

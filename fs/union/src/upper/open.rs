@@ -1,19 +1,21 @@
 //! Opening an upper directory: lock, clearing of what a dead process left, probes.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use rrun_core::Errno;
 use rustix::fs::{self as rfs, FlockOperation, Mode, OFlags, SeekFrom};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::{Marks, Upper, errno, read_names, remove_tree};
 use crate::error::UnionError;
-use crate::options::{Options, Writer};
+use crate::options::{AccessTimes, Options, UpperMount, Writer};
+use crate::sys;
 
 /// Where hard-link groups are remembered, inside the work directory.
 const INDEX: &[u8] = b"index";
@@ -51,6 +53,53 @@ fn lock_alone(work: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
+/// A private copy of the mount of a directory, from there on, without what is mounted below.
+pub(crate) fn copy_mount(dir: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    open_tree(dir, "", flags).map_err(errno)
+}
+
+/// The upper directory and the work directory in one private copy of their mount. One, because
+/// files move between them.
+fn open_apart(
+    upper: &Path,
+    work: &Path,
+    found: &(OwnedFd, OwnedFd),
+    access_times: AccessTimes,
+) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (upper, work) = (upper.canonicalize()?, work.canonicalize()?);
+    let both = upper.components().zip(work.components());
+    let above: PathBuf = both
+        .take_while(|(one, other)| one == other)
+        .map(|(part, _)| part)
+        .collect();
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let near = rfs::open(&above, flags | OFlags::PATH, Mode::empty()).map_err(errno)?;
+    let copy = copy_mount(near.as_fd())?;
+    // Where flags are locked they stay, and are those of the mount it was copied from.
+    let _kept = sys::set_access_times(copy.as_fd(), access_times);
+    let again = |path: &Path, known: &OwnedFd| {
+        let rest = path.strip_prefix(&above).map_err(|_| Errno::EINVAL)?;
+        let rest = if rest.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            rest
+        };
+        let dir = rfs::openat(&copy, rest, flags, Mode::empty()).map_err(errno)?;
+        let [a, b] = [&dir, known].map(|fd| rfs::fstat(fd).map_err(errno));
+        let (a, b) = (a?, b?);
+        // Not so when another file system is mounted in between.
+        if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino) {
+            Ok(dir)
+        } else {
+            Err(Errno::EXDEV)
+        }
+    };
+    Ok((again(&upper, &found.0)?, again(&work, &found.1)?))
+}
+
 impl Upper {
     /// Opens the upper directory `upper` with work directory `work`, both existing.
     pub(crate) fn open(upper: &Path, work: &Path, options: &Options) -> Result<Self, UnionError> {
@@ -60,7 +109,7 @@ impl Upper {
                 reason: "the kernel's overlayfs writes it; it can only be looked at",
             });
         }
-        let root = open_dir(upper)?;
+        let mut root = open_dir(upper)?;
         let failed = |action| {
             move |errno| UnionError::Directory {
                 action,
@@ -71,7 +120,12 @@ impl Upper {
         let (work_fd, index) = if options.read_only {
             (None, open_dir(&work.join("index")).ok())
         } else {
-            let work_fd = open_dir(work)?;
+            let mut work_fd = open_dir(work)?;
+            if options.upper_mount == UpperMount::Private {
+                let found = (root, work_fd);
+                (root, work_fd) =
+                    open_apart(upper, work, &found, options.access_times).unwrap_or(found);
+            }
             lock_alone(&work_fd).map_err(|_| UnionError::Busy(upper.to_owned()))?;
             clear(&work_fd).map_err(failed("clear"))?;
             match rfs::mkdirat(&work_fd, INDEX, Mode::RWXU) {
