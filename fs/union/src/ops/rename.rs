@@ -3,12 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, MutexGuard};
 
-use rrun_core::{Errno, FileType};
+use rrun_core::{Errno, FileType, Time};
 
 use super::attributes::check_name;
 use super::copy_up::Need;
 use crate::node::{Dir, Node, Slot, State, Where, lock};
-use crate::types::{Ino, RenameMode};
+use crate::types::{Ino, RenameMode, SetTime};
 use crate::union::{Found, Union};
 use crate::upper::{At, Upper};
 
@@ -22,6 +22,24 @@ struct End<'a> {
 impl End<'_> {
     fn disk(&self) -> (std::os::fd::BorrowedFd<'_>, &[u8]) {
         (self.fd.as_fd(), self.name)
+    }
+
+    /// The times that the directory here keeps when it moves, where it would not by itself.
+    fn times(&self, upper: &Upper, node: &Node) -> Result<Option<(Time, Time)>, Errno> {
+        if node.kind != FileType::Directory || !upper.moves_touch {
+            return Ok(None);
+        }
+        let attr = crate::upper::stat_at(self.fd.as_fd(), self.name)?.attr;
+        Ok(Some((attr.atime, attr.mtime)))
+    }
+
+    /// Gives them to what is here now.
+    fn restore(&self, times: Option<(Time, Time)>) -> Result<(), Errno> {
+        let Some((atime, mtime)) = times else {
+            return Ok(());
+        };
+        At::Name(Arc::clone(self.fd), self.name.into())
+            .set_times(Some(SetTime::At(atime)), Some(SetTime::At(mtime)))
     }
 }
 
@@ -262,6 +280,7 @@ impl Union {
         let is_dir = moving.kind == FileType::Directory;
         let (mut moved, mut gone) = lock_two(moving, target.map(|target| &**target));
         let moves = is_dir.then(|| self.dir_fds.moving());
+        let times = from.times(upper, moving)?;
         let renamed = if whiteout_there {
             upper.rename_to_whiteout(from.disk(), to.disk(), is_dir, from_in_lower)
         } else {
@@ -277,6 +296,7 @@ impl Union {
             }
             return Err(error);
         }
+        to.restore(times)?;
         move_spot(moving, to);
         drop(moves);
         move_link(&mut moved, from, to);
@@ -364,7 +384,11 @@ impl Union {
         self.mark_moved(target, to.fd, to.name, (from.name, from_dir_below))?;
         let (mut moved, other) = lock_two(moving, Some(target));
         let moves = self.dir_fds.moving();
+        let upper = self.upper()?;
+        let times = (from.times(upper, moving)?, to.times(upper, target)?);
         Upper::exchange(from.disk(), to.disk())?;
+        to.restore(times.0)?;
+        from.restore(times.1)?;
         move_spot(moving, to);
         move_spot(target, from);
         drop(moves);

@@ -49,6 +49,9 @@ pub(crate) struct Upper {
     /// Whether any file may have an ACL; false saves a question at every create.
     acls: AtomicBool,
     pub(crate) sparse: bool,
+    /// Whether a directory that is swapped with a whiteout, or leaves one, gets a new time of
+    /// modification, as on XFS.
+    pub(crate) moves_touch: bool,
 }
 
 /// How an object in the upper directory is reached.

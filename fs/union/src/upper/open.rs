@@ -19,6 +19,8 @@ use crate::sys;
 
 /// Where hard-link groups are remembered, inside the work directory.
 const INDEX: &[u8] = b"index";
+/// Source: `XFS_SUPER_MAGIC`, `linux/magic.h`.
+const XFS_MAGIC: rfs::FsWord = 0x5846_5342;
 /// The unit in which sparse copy-up counts; a file system that reports holes more coarsely does
 /// not get it.
 const PROBE_BLOCK: u64 = 4096;
@@ -149,6 +151,7 @@ impl Upper {
             && work_fd
                 .as_ref()
                 .is_some_and(|w| holes_are_exact(w) == Ok(true));
+        let moves_touch = rfs::fstatfs(&root).is_ok_and(|space| space.f_type == XFS_MAGIC);
         Ok(Self {
             root: Arc::new(root),
             work: work_fd.map(Arc::new),
@@ -164,6 +167,7 @@ impl Upper {
             char_whiteouts: AtomicBool::new(true),
             acls: AtomicBool::new(used),
             sparse,
+            moves_touch,
         })
     }
 }
