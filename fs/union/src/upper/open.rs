@@ -112,13 +112,6 @@ impl Upper {
             });
         }
         let mut root = open_dir(upper)?;
-        let failed = |action| {
-            move |errno| UnionError::Directory {
-                action,
-                path: work.to_owned(),
-                errno,
-            }
-        };
         let (work_fd, index) = if options.read_only {
             (None, open_dir(&work.join("index")).ok())
         } else {
@@ -129,12 +122,11 @@ impl Upper {
                     open_apart(upper, work, &found, options.access_times).unwrap_or(found);
             }
             lock_alone(&work_fd).map_err(|_| UnionError::Busy(upper.to_owned()))?;
-            clear(&work_fd).map_err(failed("clear"))?;
-            match rfs::mkdirat(&work_fd, INDEX, Mode::RWXU) {
-                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-                Err(error) => return Err(failed("write to")(errno(error))),
-            }
-            let index = Self::open_dir(work_fd.as_fd(), INDEX).map_err(failed("open"))?;
+            let index = ready(&work_fd).map_err(|(action, errno)| UnionError::Directory {
+                action,
+                path: work.to_owned(),
+                errno,
+            })?;
             (Some(work_fd), Some(index))
         };
         let mut used = false;
@@ -170,6 +162,16 @@ impl Upper {
             moves_touch,
         })
     }
+}
+
+/// Clears a locked work directory and opens its index.
+fn ready(work: &OwnedFd) -> Result<OwnedFd, (&'static str, Errno)> {
+    clear(work).map_err(|error| ("clear", error))?;
+    match rfs::mkdirat(work, INDEX, Mode::RWXU) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+        Err(error) => return Err(("write to", errno(error))),
+    }
+    Upper::open_dir(work.as_fd(), INDEX).map_err(|error| ("open", error))
 }
 
 /// Removes everything in the work directory but the index.
