@@ -24,7 +24,7 @@ fn main() {
                 stdin: flags.contains('i'),
                 ..exec::ExecSpec::default()
             };
-            exec::run(Path::new(dir), &spec)
+            exec::run(Path::new(dir), &spec).map(exec::Outcome::code)
         }
         _ => run(&args),
     };
@@ -50,6 +50,8 @@ fn bind(text: &str) -> Option<Mount> {
     let (target, options) = target.split_once(':').unwrap_or((target, ""));
     let kind = MountKind::Bind {
         source: source.into(),
+        propagation: rrun_runner::Propagation::Private,
+        alone: false,
     };
     Some(Mount {
         target: target.into(),

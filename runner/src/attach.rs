@@ -299,7 +299,7 @@ impl Client<'_> {
 }
 
 /// Splits typed bytes into what goes on and whether the detach keys are complete.
-fn filter_keys(keys: &[u8], seen: &mut usize, typed: &[u8]) -> (Vec<u8>, bool) {
+pub(crate) fn filter_keys(keys: &[u8], seen: &mut usize, typed: &[u8]) -> (Vec<u8>, bool) {
     let mut pass = Vec::with_capacity(typed.len());
     for byte in typed {
         if keys.get(*seen) == Some(byte) {

@@ -27,6 +27,8 @@ pub(crate) enum Message {
     Terminal,
     /// One descriptor: the system call listener.
     Listener,
+    /// One descriptor: a detached mount.
+    Mount,
     /// The process that [`crate::exec`] made; its id on the host.
     Process(i32),
     /// The network is ready; to the container's first process, without saying what it is.

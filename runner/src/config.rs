@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::caps::CapSet;
 use crate::error::{At, RunnerError};
+use crate::limits::Limits;
 use crate::net::NetConfig;
 use crate::overlay::Dialect;
 use crate::subid::IdRange;
@@ -59,6 +60,16 @@ pub struct ContainerConfig {
     pub net: NetConfig,
     /// Namespaces that are the host's.
     pub host: HostNamespaces,
+    /// Namespaces that are another container's; the network's is in `net`.
+    pub joins: Joins,
+    /// What `/dev/shm` is.
+    pub shm: Shm,
+    /// Whether other containers may join its IPC namespace.
+    pub shareable_ipc: bool,
+    /// NIS domain name inside; empty leaves it.
+    pub domainname: String,
+    /// Whether nothing of `/proc` and `/sys` is hidden or protected.
+    pub bare_system: bool,
     /// Whether the process gets a parent that reaps what others leave.
     pub init: bool,
     /// Kernel parameters of the container's namespaces.
@@ -73,6 +84,9 @@ pub struct ContainerConfig {
     pub privileged: bool,
     /// System call filter.
     pub seccomp: Seccomp,
+    /// A profile as Docker and the OCI runtime specification write them, for
+    /// [`Seccomp::Profile`].
+    pub seccomp_profile: String,
     /// Whether gaining privileges by set-user-ID files is forbidden.
     pub no_new_privileges: bool,
     /// Resource limits; those of the user's wish fail, defaults are clamped.
@@ -124,6 +138,11 @@ impl Default for ContainerConfig {
             network: Network::None,
             net: NetConfig::default(),
             host: HostNamespaces::default(),
+            joins: Joins::default(),
+            shm: Shm::default(),
+            shareable_ipc: false,
+            domainname: String::new(),
+            bare_system: false,
             init: false,
             sysctls: BTreeMap::new(),
             oom_score_adj: None,
@@ -131,6 +150,7 @@ impl Default for ContainerConfig {
             caps: CapSet::docker_default(),
             privileged: false,
             seccomp: Seccomp::Default,
+            seccomp_profile: String::new(),
             no_new_privileges: false,
             rlimits: Vec::new(),
             limits: Limits::default(),
@@ -185,12 +205,36 @@ pub enum MountKind {
     Bind {
         /// Absolute path on the host.
         source: PathBuf,
+        /// How mounts made later spread.
+        #[serde(default)]
+        propagation: Propagation,
+        /// Whether mounts below it stay away.
+        #[serde(default)]
+        alone: bool,
+    },
+    /// A device node of the host, which the container may use.
+    Device {
+        /// Absolute path on the host.
+        source: PathBuf,
     },
     /// An empty file system in memory.
     Tmpfs {
         /// Mount options as for `mount -o`, split at commas: `size=64m`, `mode=1777`, `noexec`.
         options: Vec<String>,
     },
+}
+
+/// Whether mounts made at one place later show at the other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Propagation {
+    /// Neither way.
+    #[default]
+    Private,
+    /// The host's in the container.
+    Slave,
+    /// Both ways; from the host only where the container has a user namespace.
+    Shared,
 }
 
 /// Network of a container.
@@ -231,6 +275,8 @@ pub enum IdMap {
 pub enum Seccomp {
     /// Docker's default profile.
     Default,
+    /// The configuration's own.
+    Profile,
     /// None, except what squash mode needs.
     Unconfined,
 }
@@ -245,6 +291,31 @@ pub struct HostNamespaces {
     pub ipc: bool,
     /// Its host name is the host's.
     pub uts: bool,
+    /// It sees control groups as the host does.
+    pub cgroup: bool,
+}
+
+/// Containers whose namespaces a container shares, by id.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Joins {
+    /// Its processes are among this one's.
+    pub pid: Option<String>,
+    /// Its message queues, semaphores and shared memory are this one's.
+    pub ipc: Option<String>,
+}
+
+/// What is on `/dev/shm`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shm {
+    /// A file system in memory.
+    #[default]
+    Own,
+    /// Nothing.
+    Absent,
+    /// What the container has there whose IPC namespace it joins.
+    Joined,
 }
 
 /// What happens when a container ends.
@@ -324,26 +395,6 @@ pub struct Rlimit {
     pub required: bool,
 }
 
-/// Bounds that only control groups can enforce.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Limits {
-    /// Bytes of memory.
-    pub memory_bytes: Option<u64>,
-    /// Number of tasks.
-    pub pids: Option<u64>,
-    /// Processor time in thousandths of a processor.
-    pub cpu_milli: Option<u64>,
-}
-
-impl Limits {
-    /// Whether any bound is asked for.
-    #[must_use]
-    pub fn any(&self) -> bool {
-        self.memory_bytes.is_some() || self.pids.is_some() || self.cpu_milli.is_some()
-    }
-}
-
 impl ContainerConfig {
     /// Reads `config.json` of a container directory.
     ///
@@ -378,6 +429,24 @@ impl ContainerConfig {
     #[must_use]
     pub fn stop_signal_number(&self) -> Option<i32> {
         crate::signals::parse(&self.stop_signal)
+    }
+
+    /// Whether device nodes are barred on all its mounts: root's container could use those of the
+    /// host else, by any node it makes or finds. Where a control group says which it may use, or a
+    /// user namespace does, mounts need not.
+    #[must_use]
+    pub fn bars_devices(&self) -> bool {
+        !self.has_user_namespace() && !self.privileged && self.limits.devices.is_empty()
+    }
+
+    /// The container's names in `/etc/hosts`, the one with its domain first.
+    #[must_use]
+    pub fn host_words(&self) -> String {
+        if self.domainname.is_empty() {
+            self.hostname.clone()
+        } else {
+            format!("{0}.{1} {0}", self.hostname, self.domainname)
+        }
     }
 
     /// Whether the container has a user namespace of its own.

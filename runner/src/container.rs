@@ -283,7 +283,7 @@ pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
     if claim.boot_id == state::boot_id() {
         crate::net::cleanup(&claim.network, dir);
     }
-    crate::cgroup::remove(&id_of(dir), &claim.cgroups);
+    crate::cgroup::front::remove(dir, &claim.cgroups);
     let _gone = std::fs::remove_file(dir.join(crate::monitor::SOCKET));
     let state = State {
         pid: 0,
@@ -356,7 +356,7 @@ pub fn load(dir: &Path) -> Result<Container, RunnerError> {
 ///
 /// When it does not run, or the host gave it no control group.
 pub fn pause(dir: &Path) -> Result<(), RunnerError> {
-    crate::cgroup::freeze(dir, true)
+    crate::cgroup::front::freeze(dir, true)
 }
 
 /// Lets the processes of a frozen container go on.
@@ -365,56 +365,59 @@ pub fn pause(dir: &Path) -> Result<(), RunnerError> {
 ///
 /// As [`pause`].
 pub fn unpause(dir: &Path) -> Result<(), RunnerError> {
-    crate::cgroup::freeze(dir, false)
+    crate::cgroup::front::freeze(dir, false)
 }
 
 /// Brings the limits of a running container in line with its configuration; what could not be.
 ///
 /// # Errors
 ///
-/// When its configuration or state cannot be read.
+/// When its configuration or state cannot be read, or its processes cannot be found.
 pub fn update_limits(dir: &Path) -> Result<Vec<String>, RunnerError> {
     let (config, state) = (ContainerConfig::load(dir)?, state::read(dir)?);
     if !matches!(state.status, Status::Running | Status::Paused) {
         return Ok(Vec::new());
     }
-    Ok(crate::cgroup::update(&config.limits, &state.cgroups))
+    crate::cgroup::front::update(dir, &config, &state.cgroups)
 }
 
 /// Host ids of the processes in the container, the first one first.
 ///
 /// # Errors
 ///
-/// When it does not run, or `/proc` cannot be read.
+/// When it does not run.
 pub fn processes(dir: &Path) -> Result<Vec<i32>, RunnerError> {
     let state = state::read(dir)?;
     let not_running = || RunnerError::NotRunning(id_of(dir));
     let (init, _pidfd) = state::open_init(&state).ok_or_else(not_running)?;
     let init = init.as_raw_nonzero().get();
-    if ContainerConfig::load(dir)?.host.pid {
-        return Ok(descendants(init));
-    }
-    let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
-    let own = namespace(init).ok_or_else(not_running)?;
-    let mut found: Vec<i32> = std::fs::read_dir("/proc")
-        .at("list", "/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| *pid != init && namespace(*pid).as_ref() == Some(&own))
-        .collect();
+    let config = ContainerConfig::load(dir)?;
+    // Where it has no PID namespace of its own, its mount namespace tells its processes.
+    let kind = if config.host.pid || config.joins.pid.is_some() {
+        "mnt"
+    } else {
+        "pid"
+    };
+    let own = std::fs::read_link(format!("/proc/{init}/ns/{kind}")).map_err(|_| not_running())?;
+    let mut found = in_namespace(kind, &own);
+    found.retain(|pid| *pid != init);
     found.sort_unstable();
     found.insert(0, init);
     Ok(found)
 }
 
-/// A process and all that descend from it: what a container among the host's processes has.
-fn descendants(first: i32) -> Vec<i32> {
-    let mut found = vec![first];
-    let mut next = 0;
-    while let Some(pid) = found.get(next).copied() {
-        next += 1;
-        found.extend(children(pid).into_iter().filter(|child| *child != first));
-    }
-    found
+/// The processes in a namespace: its kind, and what the links of `/proc/PID/ns` say of it.
+pub(crate) fn in_namespace(kind: &str, namespace: &Path) -> Vec<i32> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let link = std::fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+            link.is_ok_and(|link| link == namespace)
+        })
+        .collect()
 }
 
 /// The children of a process, of all its threads.

@@ -1,16 +1,18 @@
 //! A further process in a running container.
 
+mod hold;
+mod pump;
+
+pub(crate) use pump::carry;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 
-use crate::attach::{forwarded_signals, write_all};
 use crate::caps::CapSet;
 use crate::channel::{self, Message};
 use crate::config::{ContainerConfig, Seccomp};
@@ -19,8 +21,7 @@ use crate::filters::Filters;
 use crate::monitor::{Child, start_supervisor};
 use crate::plan::{self, ProcessSpec};
 use crate::state::{self, State, Status};
-use crate::terminal::RawMode;
-use crate::{process, sys, terminal};
+use crate::{process, sys};
 
 /// Bytes read at once: the size of a pipe.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -44,19 +45,129 @@ pub struct ExecSpec {
     pub stdin: bool,
     /// Whether it may do everything.
     pub privileged: bool,
-    /// Whether to return as soon as it runs; it has no streams then.
+    /// Whether to return as soon as it runs; its streams lead nowhere then.
     pub detach: bool,
+    /// The bytes that leave its terminal to itself; empty for none.
+    pub detach_keys: Vec<u8>,
 }
 
-/// Runs a process in the container in `dir`; its exit code.
+impl ExecSpec {
+    /// Whether keys can leave it running by itself.
+    fn can_be_left(&self) -> bool {
+        self.tty && self.stdin && !self.detach && !self.detach_keys.is_empty()
+    }
+}
+
+/// How [`run`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The process ended with this exit code.
+    Exited(i32),
+    /// It runs on: it was to be detached, or the detach keys were pressed.
+    Left,
+}
+
+impl Outcome {
+    /// The exit code of the command that waited for it.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Left => 0,
+        }
+    }
+}
+
+/// Runs a process in the container in `dir`.
 ///
 /// The calling process must be single-threaded; signals it can forward stay blocked.
 ///
 /// # Errors
 ///
 /// When the container does not run; with Docker's exit codes when the command cannot be run.
-pub fn run(dir: &Path, exec: &ExecSpec) -> Result<i32, RunnerError> {
+pub fn run(dir: &Path, exec: &ExecSpec) -> Result<Outcome, RunnerError> {
     let config = ContainerConfig::load(dir)?;
+    let stays = exec.tty || process_spec(&config, exec).squash;
+    if !exec.detach || !stays {
+        return run_here(dir, &config, exec);
+    }
+    // Somebody must stay with it; its start is waited for.
+    let (ours, theirs) = channel::pair().at("make a line for", dir)?;
+    match sys::fork(0).at("make a process for", dir)? {
+        sys::Fork::Child => {
+            drop(ours);
+            let left = hold::leave().at("leave the terminal of", dir);
+            let told = match left.and_then(|()| start(dir, &config, exec)) {
+                Ok(started) => {
+                    let _gone = channel::send(theirs.as_fd(), &Message::Ready, &[]);
+                    drop(theirs);
+                    started.stay(&config);
+                    sys::exit_now(0)
+                }
+                Err(RunnerError::Failed(failure)) => failure,
+                Err(other) => Failure::setup(other.to_string()),
+            };
+            let _gone = channel::send(theirs.as_fd(), &Message::Failed(told), &[]);
+            sys::exit_now(0)
+        }
+        sys::Fork::Parent(_) => drop(theirs),
+    }
+    match channel::receive(&ours).at("hear from", dir)? {
+        Some((Message::Ready, _)) => Ok(Outcome::Left),
+        Some((Message::Failed(failure), _)) => Err(RunnerError::Failed(failure)),
+        Some(_) | None => Err(RunnerError::Failed(Failure::setup("the container ended"))),
+    }
+}
+
+/// A process that runs.
+struct Started {
+    process: Child,
+    terminal: Option<(OwnedFd, OwnedFd)>,
+    supervisor: Option<Child>,
+    near: [Option<OwnedFd>; 3],
+    /// The listener of its calls, and the container's first process, for another supervisor.
+    again: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Started {
+    /// Stays with it until it ends.
+    fn stay(self, config: &ContainerConfig) {
+        hold::stay(
+            config,
+            &hold::Held {
+                process: self.process.pidfd,
+                terminal: self.terminal,
+                listener: None,
+            },
+        );
+        hold::end(self.supervisor);
+    }
+}
+
+fn run_here(dir: &Path, config: &ContainerConfig, exec: &ExecSpec) -> Result<Outcome, RunnerError> {
+    let started = start(dir, config, exec)?;
+    if exec.detach {
+        return Ok(Outcome::Left);
+    }
+    let kept = started.terminal.as_ref().filter(|_| exec.can_be_left());
+    let kept = kept
+        .map(|(master, slave)| -> io::Result<_> { Ok((master.try_clone()?, slave.try_clone()?)) });
+    let kept = kept.transpose().at("keep the terminal of", dir)?;
+    let outcome = carry(exec, &started.process, started.terminal, started.near)
+        .at("carry the streams of", dir)?;
+    if outcome == Outcome::Left {
+        let held = hold::Held {
+            process: started.process.pidfd,
+            terminal: kept,
+            listener: started.again,
+        };
+        hold::keep(config, &held)?;
+    }
+    hold::end(started.supervisor);
+    Ok(outcome)
+}
+
+fn start(dir: &Path, config: &ContainerConfig, exec: &ExecSpec) -> Result<Started, RunnerError> {
     let state = state::read(dir)?;
     let not_running = || RunnerError::NotRunning(crate::container::id_of(dir));
     if state.status == Status::Paused {
@@ -69,19 +180,19 @@ pub fn run(dir: &Path, exec: &ExecSpec) -> Result<i32, RunnerError> {
         return Err(not_running());
     }
     let (_, pidfd) = state::open_init(&state).ok_or_else(not_running)?;
-    let spec = process_spec(&config, exec);
-    let filters = Filters::prepare(&spec, !config.ids_argv.is_empty());
+    let spec = process_spec(config, exec);
+    let filters = Filters::prepare(&spec, config)?;
     let pipes = Pipes::make(exec).at("make the streams of", dir)?;
     let (ours, theirs) = channel::pair().at("make a line into", dir)?;
     let entry = Entry {
-        config: &config,
+        config,
         state: &state,
         pidfd: pidfd.as_fd(),
         spec: &spec,
         filters: &filters,
         line: theirs.as_fd(),
         streams: pipes.far.each_ref().map(AsFd::as_fd),
-        detach: exec.detach,
+        stays: exec.detach || exec.can_be_left(),
     };
     let middle = match sys::fork(0).at("make a process for", dir)? {
         sys::Fork::Child => {
@@ -96,21 +207,20 @@ pub fn run(dir: &Path, exec: &ExecSpec) -> Result<i32, RunnerError> {
     drop(theirs);
     let Pipes { near, far } = pipes;
     drop(far);
-    let parts = hear(&config, &ours, pidfd.as_fd());
+    let parts = hear(config, exec, &ours, pidfd.as_fd());
     middle.reap();
     let parts = parts?;
     let Some(process) = parts.process else {
         return Err(RunnerError::Failed(Failure::setup("the container ended")));
     };
-    if exec.detach {
-        return Ok(0);
-    }
-    let code = carry(exec, &process, parts.terminal, near).at("carry the streams of", dir)?;
-    if let Some(supervisor) = parts.supervisor {
-        supervisor.signal(libc::SIGKILL);
-        supervisor.reap();
-    }
-    Ok(code)
+    let listener = parts.listener.filter(|_| exec.can_be_left());
+    Ok(Started {
+        process,
+        terminal: parts.terminal,
+        supervisor: parts.supervisor,
+        near,
+        again: listener.map(|listener| (listener, pidfd)),
+    })
 }
 
 fn process_spec(config: &ContainerConfig, exec: &ExecSpec) -> ProcessSpec {
@@ -121,6 +231,7 @@ fn process_spec(config: &ContainerConfig, exec: &ExecSpec) -> ProcessSpec {
         argv: exec.argv.clone(),
         env: plan::environment(&env, &config.hostname, exec.tty),
         cwd: or(&exec.cwd, main.cwd),
+        makes_cwd: false,
         user: or(&exec.user, main.user),
         tty: exec.tty,
         caps: if exec.privileged {
@@ -150,15 +261,19 @@ struct Entry<'a> {
     filters: &'a Filters,
     line: BorrowedFd<'a>,
     streams: [BorrowedFd<'a>; 3],
-    detach: bool,
+    /// Whether it goes on when this process ends.
+    stays: bool,
 }
 
 /// Joins the container and makes the process there; the caller then ends.
 fn enter(entry: &Entry<'_>) -> Result<(), Failure> {
     // Nobody inside may look at this process or reach its program file.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("protect the process")?;
-    crate::cgroup::join(&entry.state.cgroups).step("enter the control groups")?;
-    let namespaces = plan::namespaces(entry.config) | sys::CLONE_NEWCGROUP;
+    crate::cgroup::front::join(&entry.state.cgroups).step("enter the control groups")?;
+    let mut namespaces = plan::namespaces(entry.config);
+    if !entry.config.host.cgroup {
+        namespaces |= sys::CLONE_NEWCGROUP;
+    }
     sys::setns(entry.pidfd, namespaces).step("enter the container")?;
     if entry.config.has_user_namespace() {
         crate::init::become_root()?;
@@ -189,7 +304,7 @@ fn become_process(entry: &Entry<'_>) -> Failure {
     let streams = process::Streams {
         terminal,
         pipes: Some(entry.streams),
-        dies_with_parent: !entry.detach,
+        dies_with_parent: !entry.stays,
         gate: None,
     };
     process::execute(entry.spec, &streams, entry.filters, entry.line)
@@ -253,10 +368,12 @@ struct Parts {
     process: Option<Child>,
     terminal: Option<(OwnedFd, OwnedFd)>,
     supervisor: Option<Child>,
+    listener: Option<OwnedFd>,
 }
 
 fn hear(
     config: &ContainerConfig,
+    exec: &ExecSpec,
     line: &OwnedFd,
     init: BorrowedFd<'_>,
 ) -> Result<Parts, RunnerError> {
@@ -275,6 +392,8 @@ fn hear(
             Some((Message::Listener, fds)) => {
                 if let Some(listener) = fds.into_iter().next() {
                     parts.supervisor = Some(start_supervisor(config, &listener, init)?);
+                    // Whoever holds it keeps calls waiting that nobody answers.
+                    parts.listener = Some(listener).filter(|_| exec.can_be_left());
                 }
             }
             Some((Message::Failed(failure), _)) => {
@@ -284,196 +403,6 @@ fn hear(
                 return Err(RunnerError::Failed(failure));
             }
             Some(_) => return Err(RunnerError::Failed(Failure::setup("exec said nonsense"))),
-        }
-    }
-}
-
-struct Pump<'a> {
-    process: &'a Child,
-    signals: OwnedFd,
-    /// Where standard input goes; the terminal or a pipe.
-    input: Option<OwnedFd>,
-    /// The terminal or the two pipes.
-    outputs: [Option<OwnedFd>; 2],
-    tty: bool,
-    reads_stdin: bool,
-    pending: Vec<u8>,
-}
-
-pub(crate) fn carry(
-    exec: &ExecSpec,
-    process: &Child,
-    terminal: Option<(OwnedFd, OwnedFd)>,
-    near: [Option<OwnedFd>; 3],
-) -> io::Result<i32> {
-    let signals = sys::signal_fd(&forwarded_signals())?;
-    let (outputs, input, _slave) = match terminal {
-        Some((master, slave)) => {
-            rustix::io::ioctl_fionbio(&master, true)?;
-            let input = master.try_clone()?;
-            ([Some(master), None], Some(input), Some(slave))
-        }
-        None => {
-            let [input, output, error] = near;
-            ([output, error], input, None)
-        }
-    };
-    let raw = if exec.tty && exec.stdin {
-        RawMode::enter(io::stdin())?
-    } else {
-        None
-    };
-    let mut pump = Pump {
-        process,
-        signals,
-        input,
-        outputs,
-        tty: exec.tty,
-        reads_stdin: exec.stdin,
-        pending: Vec::new(),
-    };
-    pump.resize();
-    while !pump.turn()? {}
-    for (number, output) in pump.outputs.iter().enumerate() {
-        if let Some(fd) = output {
-            while copy_output(fd, number) == Copied::Some {}
-        }
-    }
-    drop(raw);
-    Ok(process.reap())
-}
-
-/// What came of reading an output once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Copied {
-    Some,
-    Nothing,
-    End,
-}
-
-/// Copies one chunk of output number 0 or 1 to ours.
-fn copy_output(from: &OwnedFd, number: usize) -> Copied {
-    let mut buffer = vec![0_u8; CHUNK_BYTES];
-    match rustix::io::read(from, &mut buffer) {
-        Ok(count) if count > 0 => {
-            let bytes = buffer.get(..count).unwrap_or_default();
-            if number == 0 {
-                write_all(io::stdout().as_fd(), bytes);
-            } else {
-                write_all(io::stderr().as_fd(), bytes);
-            }
-            Copied::Some
-        }
-        Err(Errno::AGAIN | Errno::INTR) => Copied::Nothing,
-        Ok(_) | Err(_) => Copied::End,
-    }
-}
-
-impl Pump<'_> {
-    fn resize(&self) {
-        if let (true, Some(master), Some((rows, columns))) =
-            (self.tty, &self.input, terminal::size(io::stdout()))
-        {
-            terminal::resize(master.as_fd(), rows, columns);
-        }
-    }
-
-    /// Waits once and handles what came; true when the process has ended.
-    fn turn(&mut self) -> io::Result<bool> {
-        let stdin = io::stdin();
-        let mut list: Vec<(usize, BorrowedFd<'_>, PollFlags)> = vec![
-            (0, self.process.pidfd.as_fd(), PollFlags::IN),
-            (1, self.signals.as_fd(), PollFlags::IN),
-        ];
-        for (number, output) in (2..).zip(&self.outputs) {
-            list.extend(
-                output
-                    .as_ref()
-                    .map(|fd| (number, fd.as_fd(), PollFlags::IN)),
-            );
-        }
-        if !self.pending.is_empty() {
-            list.extend(
-                self.input
-                    .as_ref()
-                    .map(|fd| (4, fd.as_fd(), PollFlags::OUT)),
-            );
-        } else if self.reads_stdin && self.input.is_some() {
-            list.push((5, stdin.as_fd(), PollFlags::IN));
-        }
-        let mut fds: Vec<PollFd<'_>> = list
-            .iter()
-            .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
-            .collect();
-        match poll(&mut fds, None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let ready: Vec<usize> = list
-            .iter()
-            .zip(&fds)
-            .filter(|(_, fd)| !fd.revents().is_empty())
-            .map(|((number, ..), _)| *number)
-            .collect();
-        for number in &ready {
-            match number {
-                1 => self.signalled(),
-                2 | 3 => {
-                    let number = number - 2;
-                    if let Some(slot) = self.outputs.get_mut(number)
-                        && slot.as_ref().map(|fd| copy_output(fd, number)) == Some(Copied::End)
-                    {
-                        *slot = None;
-                    }
-                }
-                4 => self.write_input(),
-                5 => self.read_stdin(stdin.as_fd()),
-                _ => {}
-            }
-        }
-        Ok(ready.contains(&0))
-    }
-
-    fn signalled(&self) {
-        let mut record = [0_u8; 128];
-        if rustix::io::read(&self.signals, &mut record) != Ok(record.len()) {
-            return;
-        }
-        match sys::signal_number(&record) {
-            Some(libc::SIGWINCH) => self.resize(),
-            Some(signal) => self.process.signal(signal),
-            None => {}
-        }
-    }
-
-    fn read_stdin(&mut self, stdin: BorrowedFd<'_>) {
-        let mut buffer = vec![0_u8; CHUNK_BYTES];
-        match rustix::io::read(stdin, &mut buffer) {
-            Ok(count) if count > 0 => {
-                buffer.truncate(count);
-                self.pending = buffer;
-                self.write_input();
-            }
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Ok(_) | Err(_) => {
-                self.reads_stdin = false;
-                if !self.tty {
-                    self.input = None;
-                }
-            }
-        }
-    }
-
-    fn write_input(&mut self) {
-        let Some(fd) = &self.input else { return };
-        match rustix::io::write(fd, &self.pending) {
-            Ok(count) => drop(self.pending.drain(..count)),
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            // The process closed its input.
-            Err(_) => {
-                self.pending.clear();
-                self.input = None;
-            }
         }
     }
 }

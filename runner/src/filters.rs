@@ -3,9 +3,21 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::config::Seccomp;
+use crate::config::{ContainerConfig, Seccomp};
+use crate::error::{Failure, RunnerError};
 use crate::plan::ProcessSpec;
-use crate::seccomp::{self, Filter};
+use crate::seccomp::{self, Filter, SeccompError};
+
+/// Compiles a profile for this kernel and these capabilities.
+///
+/// # Errors
+///
+/// When the text is no profile.
+pub fn compile(profile: &str, caps: u64) -> Result<Filter, SeccompError> {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    seccomp::profile_filter(profile.as_bytes(), caps, &release)
+}
 
 /// The filter programs, ready to install.
 #[derive(Debug, Default)]
@@ -16,15 +28,28 @@ pub(crate) struct Filters {
 impl Filters {
     /// Compiles what `spec` asks for. Squash mode without a supervisor has none of its calls
     /// answered, so the filter for it is only used when there is a command for one.
-    pub(crate) fn prepare(spec: &ProcessSpec, supervised: bool) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When the container's own profile is none.
+    pub(crate) fn prepare(
+        spec: &ProcessSpec,
+        config: &ContainerConfig,
+    ) -> Result<Self, RunnerError> {
         let mut programs = Vec::new();
-        if spec.squash && supervised {
+        if spec.squash && !config.ids_argv.is_empty() {
             programs.push(seccomp::squash_filter());
         }
-        if spec.seccomp == Seccomp::Default {
-            programs.push(seccomp::default_filter(spec.caps.bits()));
+        match spec.seccomp {
+            Seccomp::Default => programs.push(seccomp::default_filter(spec.caps.bits())),
+            Seccomp::Profile => {
+                let filter = compile(&config.seccomp_profile, spec.caps.bits())
+                    .map_err(|error| RunnerError::Failed(Failure::setup(error.to_string())))?;
+                programs.push(filter);
+            }
+            Seccomp::Unconfined => {}
         }
-        Self { programs }
+        Ok(Self { programs })
     }
 
     /// The filter of a bundle.

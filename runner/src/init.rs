@@ -1,9 +1,11 @@
 //! Carries out a [`Plan`](crate::plan::Plan) as the container's first process.
 
+mod user_mounts;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, mkdirat, openat, symlinkat};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
@@ -11,12 +13,12 @@ use rustix::process::Signal;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::channel::{self, Message};
-use crate::config::{Mount, MountKind, Rlimit};
+use crate::config::{Rlimit, Shm};
 use crate::error::{Failure, Step as _};
 use crate::oci::gate::Gate;
 use crate::oci::setup::{self, HostSide};
 use crate::overlay::{self, Dialect};
-use crate::plan::{Place, RootSource, Step};
+use crate::plan::{DeviceNodes, Place, RootSource, Step};
 use crate::{mounts, process, rooted, sys};
 
 /// The directory in the container directory on which the root is mounted, in init's namespace.
@@ -24,8 +26,6 @@ pub(crate) const MOUNT_POINT: &str = "root";
 /// The directories in the container directory that take the writes.
 const UPPER: &str = "upper";
 const WORK: &str = "work";
-/// Magic number of procfs. Source: `statfs(2)`.
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// What init inherits from the monitor.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(crate) struct Line<'a> {
     pub(crate) gate: Option<&'a Gate>,
     /// User namespaces of id-mapped mounts, by the mounts' numbers.
     pub(crate) id_maps: &'a [Option<OwnedFd>],
+    /// What another container has on `/dev/shm`.
+    pub(crate) shm: Option<BorrowedFd<'a>>,
 }
 
 /// What the steps so far have made.
@@ -59,6 +61,10 @@ pub(crate) struct Made {
     pub(crate) empty: Option<OwnedFd>,
     /// What was opened on the host's side for a bundle.
     pub(crate) host: HostSide,
+    /// Whether device nodes work on its mounts.
+    pub(crate) nodes: DeviceNodes,
+    /// What mounts of the host spread into, by target.
+    pub(crate) spreading: Vec<(PathBuf, OwnedFd)>,
 }
 
 /// Runs all steps; returns only when one failed.
@@ -79,14 +85,15 @@ pub(crate) fn run(steps: &[Step], line: &Line<'_>) -> Failure {
 /// Carries out one step.
 pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
     match step {
-        Step::EnterCgroups => enter_cgroups(line, true),
+        Step::EnterCgroups { own_namespace } => enter_cgroups(line, *own_namespace),
+        Step::OpenSpreading(list) => user_mounts::open_spreading(list, made),
         Step::BecomeMappedRoot => become_mapped_root(line),
         Step::MakeMountsPrivate => rustix::mount::mount_change(
             "/",
             MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
         )
         .step("make the mounts private"),
-        Step::MountRoot(source) => mount_root(source, line, made),
+        Step::MountRoot(source, nodes) => mount_root(source, *nodes, line, made),
         Step::MountProc { bind_host } => {
             let mount = if *bind_host {
                 mounts::copy_path(Path::new("/proc"))
@@ -106,11 +113,11 @@ pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result
             mount_cgroup(*read_only, made);
             Ok(())
         }
-        Step::MountDev { .. } => mount_dev(step, made),
+        Step::MountDev { .. } => mount_dev(step, line, made),
         Step::HostDevices => host_devices(made),
         Step::OpenTerminal => open_terminal(line, made),
         Step::Mount(mount) => {
-            user_mount(mount, made).map_err(|failure| Failure::setup(failure.text))
+            user_mounts::mount(mount, made).map_err(|failure| Failure::setup(failure.text))
         }
         Step::Mask(place, path) => {
             mask(*place, path, made).step(format_args!("hide {path} of {place:?}"))
@@ -192,13 +199,22 @@ pub(crate) fn become_root() -> Result<(), Failure> {
         .step("ask to die with the monitor")
 }
 
-fn mount_root(source: &RootSource, line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
+fn mount_root(
+    source: &RootSource,
+    nodes: DeviceNodes,
+    line: &Line<'_>,
+    made: &mut Made,
+) -> Result<(), Failure> {
     let mount = match source {
         RootSource::Dir(path) => mounts::copy_path(path)
             .step(format_args!("use the root directory {}", path.display()))?,
         RootSource::Fuse => mount_fuse(server(line)?, Access::Write)?,
         RootSource::Overlay(dialect) => mount_overlay(server(line)?, *dialect)?,
     };
+    made.nodes = nodes;
+    if nodes == DeviceNodes::Barred {
+        mounts::bar_devices(&mount).step("bar device nodes")?;
+    }
     attach_root(&mount)?;
     made.root = Some(mount);
     Ok(())
@@ -301,18 +317,23 @@ fn mount_cgroup(read_only: bool, made: &Made) {
     let _ignored = mount();
 }
 
-fn mount_dev(step: &Step, made: &mut Made) -> Result<(), Failure> {
+fn mount_dev(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
     let Step::MountDev {
         bind_nodes,
         nodes,
         links,
         tty_gid,
+        shm,
         shm_size_bytes,
     } = step
     else {
         return Ok(());
     };
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    if made.nodes == DeviceNodes::Barred {
+        // The nodes below are mounts of their own.
+        attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
+    }
     let options = [("mode", "755"), ("size", "65536k")];
     let dev = mounts::new("tmpfs", &options, attributes).step("mount /dev")?;
     let dev = attach_top(made, dev, "dev")?;
@@ -327,14 +348,7 @@ fn mount_dev(step: &Step, made: &mut Made) -> Result<(), Failure> {
     for (name, target) in links {
         symlinkat(target, &dev, name).step(format_args!("make /dev/{name}"))?;
     }
-    let shm_size = shm_size_bytes.to_string();
-    let shm = mounts::new(
-        "tmpfs",
-        &[("mode", "1777"), ("size", &shm_size)],
-        mounts::INERT,
-    )
-    .step("mount /dev/shm")?;
-    attach_dev(&dev, &shm, "shm").step("mount /dev/shm")?;
+    mount_shm(&dev, *shm, *shm_size_bytes, line).step("mount /dev/shm")?;
     if let Ok(queue) = mounts::new("mqueue", &[], mounts::INERT) {
         attach_dev(&dev, &queue, "mqueue").step("mount /dev/mqueue")?;
     }
@@ -349,6 +363,19 @@ fn host_devices(made: &Made) -> Result<(), Failure> {
     let dev = made.dev.as_ref();
     let dev = dev.ok_or_else(|| Failure::setup("no /dev is mounted"))?;
     crate::host_devices::copy_all(dev).step("make the host's devices")
+}
+
+fn mount_shm(dev: &OwnedFd, shm: Shm, size_bytes: u64, line: &Line<'_>) -> io::Result<()> {
+    let copy = match (shm, line.shm) {
+        (Shm::Absent, _) => return Ok(()),
+        (Shm::Joined, Some(mount)) => mount.try_clone_to_owned()?,
+        (Shm::Own | Shm::Joined, _) => {
+            let size = size_bytes.to_string();
+            let options = [("mode", "1777"), ("size", size.as_str())];
+            mounts::new("tmpfs", &options, mounts::INERT)?
+        }
+    };
+    attach_dev(dev, &copy, "shm")
 }
 
 fn new_devpts(tty_gid: Option<u32>) -> io::Result<OwnedFd> {
@@ -432,49 +459,6 @@ fn bind_console(dev: &OwnedFd, slave: &OwnedFd) -> io::Result<()> {
     )?;
     let copy = mounts::copy(slave.as_fd(), false)?;
     mounts::attach(copy.as_fd(), point.as_fd())
-}
-
-fn user_mount(mount: &Mount, made: &Made) -> Result<(), Failure> {
-    let root = root(made)?;
-    let target = mount.target.display();
-    match &mount.kind {
-        MountKind::Bind { source } => {
-            let what = format!("mount {} on {target}", source.display());
-            let copy = mounts::copy_path(source).step(&what)?;
-            if mount.read_only {
-                mounts::set_read_only(&copy, true).step(&what)?;
-            }
-            let stat = fstat(&copy).step(&what)?;
-            let directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            let point = if directory {
-                rooted::make_dirs(root, &mount.target)
-            } else {
-                rooted::make_file(root, &mount.target)
-            }
-            .step(&what)?;
-            check_mount_point(&point).step(&what)?;
-            mounts::attach(copy.as_fd(), point.as_fd()).step(&what)
-        }
-        MountKind::Tmpfs { options } => {
-            let what = format!("mount tmpfs on {target}");
-            let (attributes, options, read_only) = mounts::split_options(options);
-            let fresh = mounts::new("tmpfs", &options, attributes).step(&what)?;
-            if read_only || mount.read_only {
-                mounts::set_read_only(&fresh, false).step(&what)?;
-            }
-            let point = rooted::make_dirs(root, &mount.target).step(&what)?;
-            check_mount_point(&point).step(&what)?;
-            mounts::attach(fresh.as_fd(), point.as_fd()).step(&what)
-        }
-    }
-}
-
-/// A mount on a path of procfs would fake what processes are told of themselves.
-fn check_mount_point(point: &OwnedFd) -> io::Result<()> {
-    if sys::filesystem_magic(point.as_fd())? == PROC_SUPER_MAGIC {
-        return Err(io::Error::other("the target is inside /proc"));
-    }
-    Ok(())
 }
 
 fn place(place: Place, made: &Made) -> io::Result<&OwnedFd> {

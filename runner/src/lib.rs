@@ -17,6 +17,8 @@ mod filters;
 mod host_devices;
 pub mod ids;
 mod init;
+mod join;
+mod limits;
 mod log;
 pub mod monitor;
 mod mounts;
@@ -42,14 +44,18 @@ mod users;
 
 pub use caps::{CapSet, UnknownCapability};
 pub use config::{
-    ContainerConfig, HealthCheck, HostNamespaces, IdMap, Limits, LogConfig, LogDriver, Mount,
-    MountKind, Network, RestartPolicy, Rlimit, Root, Seccomp,
+    ContainerConfig, HealthCheck, HostNamespaces, IdMap, Joins, LogConfig, LogDriver, Mount,
+    MountKind, Network, Propagation, RestartPolicy, Rlimit, Root, Seccomp, Shm,
 };
 pub use container::Container;
 pub use error::{Failure, FailureClass, RunnerError};
+pub use filters::compile as compile_seccomp;
+pub use limits::Limits;
 pub use log::{LOG_FILE, Record, Stream};
 pub use monitor::{StartOptions, start};
-pub use plan::{Exact, HostFacts, Place, Plan, ProcessSpec, RootSource, Step, environment};
+pub use plan::{
+    DeviceNodes, Exact, HostFacts, Place, Plan, ProcessSpec, RootSource, Step, environment,
+};
 pub use signals::parse as parse_signal;
 pub use state::{Health, Probe, State, Status, monitor_alive, read as read_state};
 pub use terminal::size as terminal_size;

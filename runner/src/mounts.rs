@@ -14,6 +14,9 @@ use crate::sys;
 /// `MOUNT_ATTR_RDONLY` for [`sys::mount_setattr`].
 pub(crate) const READ_ONLY: u64 = 0x1;
 
+/// `MOUNT_ATTR_NODEV` for [`sys::mount_setattr`].
+const NO_DEVICES: u64 = 0x4;
+
 /// Attributes of a pseudo file system: no devices, no set-user-ID, no programs.
 pub(crate) const INERT: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
@@ -93,6 +96,32 @@ pub(crate) fn set_read_only(fd: impl AsFd, recursive: bool) -> io::Result<()> {
         ..sys::MountChange::default()
     };
     sys::mount_setattr(fd.as_fd(), change, recursive)
+}
+
+/// Makes device nodes unusable on the mount at `fd` and those below it.
+///
+/// # Errors
+///
+/// Those of `mount_setattr(2)`.
+pub(crate) fn bar_devices(fd: impl AsFd) -> io::Result<()> {
+    let change = sys::MountChange {
+        set: NO_DEVICES,
+        ..sys::MountChange::default()
+    };
+    sys::mount_setattr(fd.as_fd(), change, true)
+}
+
+/// Changes how mounts spread to and from the mount at `fd` and those below it: `MS_*` bit.
+///
+/// # Errors
+///
+/// Those of `mount_setattr(2)`.
+pub(crate) fn set_propagation(fd: impl AsFd, propagation: u64) -> io::Result<()> {
+    let change = sys::MountChange {
+        propagation,
+        ..sys::MountChange::default()
+    };
+    sys::mount_setattr(fd.as_fd(), change, true)
 }
 
 /// Splits `mount -o` words into mount attributes and file system options.

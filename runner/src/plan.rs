@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::caps::CapSet;
-use crate::config::{ContainerConfig, IdMap, Mount, Network, Rlimit, Root, Seccomp};
+use crate::config::{
+    ContainerConfig, IdMap, Mount, MountKind, Network, Propagation, Rlimit, Root, Seccomp, Shm,
+};
+use crate::join::joined;
 use crate::oci::step::BundleStep;
 use crate::overlay::Dialect;
 use crate::sys;
@@ -37,7 +40,7 @@ const READ_ONLY: [(Place, &str); 5] = [
 ];
 
 /// Device nodes every container has: name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [
+pub(crate) const DEVICES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -93,14 +96,20 @@ impl HostFacts {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
-    /// Enter the control groups made by the monitor, then a cgroup namespace rooted there.
-    EnterCgroups,
+    /// Enter the control groups made by the monitor, then a cgroup namespace rooted there when
+    /// wanted.
+    EnterCgroups {
+        /// Whether the namespace is our own.
+        own_namespace: bool,
+    },
+    /// Copy what mounts of the host spread into, before that is cut off.
+    OpenSpreading(Vec<Mount>),
     /// Wait until the id map is written, then become root inside.
     BecomeMappedRoot,
     /// Cut mount propagation with the host.
     MakeMountsPrivate,
     /// Put the root directory on the mount point.
-    MountRoot(RootSource),
+    MountRoot(RootSource, DeviceNodes),
     /// Mount a new procfs on `/proc`.
     MountProc {
         /// Bind the host's instead.
@@ -128,6 +137,8 @@ pub enum Step {
         links: Vec<(String, String)>,
         /// Group of terminals, when it can be given.
         tty_gid: Option<u32>,
+        /// What `/dev/shm` is.
+        shm: Shm,
         /// Size of `/dev/shm`.
         shm_size_bytes: u64,
     },
@@ -159,6 +170,17 @@ pub enum Step {
     Execute(ProcessSpec),
 }
 
+/// Whether device nodes work on the mounts of a container.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceNodes {
+    /// They do: something else says which.
+    #[default]
+    Work,
+    /// Only the usual ones in `/dev` and those that were asked for.
+    Barred,
+}
+
 /// What [`Step::MountRoot`] mounts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -178,8 +200,10 @@ pub struct ProcessSpec {
     pub argv: Vec<String>,
     /// `KEY=VALUE` lines.
     pub env: Vec<String>,
-    /// Working directory; made when absent.
+    /// Working directory.
     pub cwd: String,
+    /// Whether the working directory is made when absent.
+    pub makes_cwd: bool,
     /// `name|uid[:group|gid]`.
     pub user: String,
     /// Groups to add.
@@ -242,6 +266,7 @@ impl ProcessSpec {
             argv: config.argv.clone(),
             env: environment(&config.env, &config.hostname, config.tty),
             cwd: config.cwd.clone(),
+            makes_cwd: true,
             user: config.user.clone(),
             group_add: config.group_add.clone(),
             tty: config.tty,
@@ -251,10 +276,9 @@ impl ProcessSpec {
                 config.caps
             },
             no_new_privileges: config.no_new_privileges,
-            seccomp: if config.privileged {
-                Seccomp::Unconfined
-            } else {
-                config.seccomp
+            seccomp: match config.seccomp {
+                Seccomp::Default if config.privileged => Seccomp::Unconfined,
+                asked @ (Seccomp::Default | Seccomp::Profile | Seccomp::Unconfined) => asked,
             },
             squash: matches!(config.id_map, IdMap::Squash),
             init: config.init,
@@ -310,40 +334,12 @@ pub(crate) fn namespaces(config: &ContainerConfig) -> u64 {
     flags
 }
 
-/// The `CLONE_NEW*` bits of the namespaces that are another container's. A network belongs to a
-/// user namespace, without which nothing could be done in it.
-pub(crate) fn joined(config: &ContainerConfig) -> u64 {
-    let user = if config.has_user_namespace() {
-        sys::CLONE_NEWUSER
-    } else {
-        0
-    };
-    if config.network == Network::Container {
-        sys::CLONE_NEWNET | user
-    } else {
-        0
-    }
-}
-
 impl Plan {
     /// Computes what starting `config` on this host does. Pure: touches nothing.
     #[must_use]
     pub fn new(config: &ContainerConfig, host: &HostFacts) -> Self {
         let own_network = config.network != Network::Host;
-        let user_namespace = config.has_user_namespace();
-        let mut steps = vec![Step::EnterCgroups];
-        if user_namespace {
-            steps.push(Step::BecomeMappedRoot);
-        }
-        steps.push(Step::MakeMountsPrivate);
-        steps.push(Step::MountRoot(match &config.root {
-            Root::Dir(path) => RootSource::Dir(path.clone()),
-            Root::Fuse { overlay: None, .. } => RootSource::Fuse,
-            Root::Fuse {
-                overlay: Some(dialect),
-                ..
-            } => RootSource::Overlay(*dialect),
-        }));
+        let mut steps = first_steps(config);
         push_system_mounts(&mut steps, config, host, own_network);
         let mut mounts = config.mounts.clone();
         mounts.sort_by_key(|mount| mount.target.components().count());
@@ -357,6 +353,10 @@ impl Plan {
         }
         if !config.hostname.is_empty() && !config.host.uts {
             steps.push(Step::SetHostname(config.hostname.clone()));
+        }
+        if !config.domainname.is_empty() && !config.host.uts {
+            let name = config.domainname.clone();
+            steps.push(Step::Bundle(BundleStep::SetDomainname(name)));
         }
         steps.extend(config.rlimits.iter().cloned().map(Step::SetRlimit));
         if config.network == Network::Private {
@@ -375,10 +375,50 @@ impl Plan {
         self.steps.iter().any(|step| {
             matches!(
                 step,
-                Step::MountRoot(RootSource::Fuse | RootSource::Overlay(_))
+                Step::MountRoot(RootSource::Fuse | RootSource::Overlay(_), _)
             )
         })
     }
+}
+
+/// Up to the root file system.
+fn first_steps(config: &ContainerConfig) -> Vec<Step> {
+    let source = match &config.root {
+        Root::Dir(path) => RootSource::Dir(path.clone()),
+        Root::Fuse { overlay: None, .. } => RootSource::Fuse,
+        Root::Fuse {
+            overlay: Some(dialect),
+            ..
+        } => RootSource::Overlay(*dialect),
+    };
+    let nodes = if config.bars_devices() {
+        DeviceNodes::Barred
+    } else {
+        DeviceNodes::Work
+    };
+    let root = Step::MountRoot(source, nodes);
+    let enter = Step::EnterCgroups {
+        own_namespace: !config.host.cgroup,
+    };
+    let spreads = |mount: &&Mount| match &mount.kind {
+        MountKind::Bind { propagation, .. } => *propagation != Propagation::Private,
+        MountKind::Device { .. } | MountKind::Tmpfs { .. } => false,
+    };
+    let spreading: Vec<Mount> = config.mounts.iter().filter(spreads).cloned().collect();
+    let mut steps = Vec::new();
+    if config.has_user_namespace() {
+        // Other groups than the caller's may only be entered by the caller.
+        steps.extend([enter.clone(), Step::BecomeMappedRoot]);
+    }
+    if !spreading.is_empty() {
+        steps.push(Step::OpenSpreading(spreading));
+    }
+    steps.extend([Step::MakeMountsPrivate, root]);
+    if !config.has_user_namespace() {
+        // The device of FUSE is not among those that containers may use.
+        steps.push(enter);
+    }
+    steps
 }
 
 fn push_system_mounts(
@@ -396,7 +436,8 @@ fn push_system_mounts(
     for (key, value) in &config.sysctls {
         steps.push(Step::Bundle(BundleStep::Sysctl(key.clone(), value.clone())));
     }
-    if let Some(score) = config.oom_score_adj {
+    // In another's PID namespace it was set before that was joined.
+    if let Some(score) = config.oom_score_adj.filter(|_| config.joins.pid.is_none()) {
         steps.push(Step::Bundle(BundleStep::OomScore(score)));
     }
     steps.push(Step::MountSys {
@@ -408,7 +449,7 @@ fn push_system_mounts(
     }
     let squash = matches!(config.id_map, IdMap::Squash);
     steps.push(Step::MountDev {
-        bind_nodes: user_namespace,
+        bind_nodes: user_namespace || config.bars_devices(),
         nodes: DEVICES
             .iter()
             .map(|(n, major, minor)| ((*n).to_owned(), *major, *minor))
@@ -418,6 +459,7 @@ fn push_system_mounts(
             .map(|(n, to)| ((*n).to_owned(), (*to).to_owned()))
             .collect(),
         tty_gid: (!squash).then_some(5),
+        shm: config.shm,
         shm_size_bytes: config.shm_size_bytes,
     });
     if config.privileged && !user_namespace {
@@ -426,7 +468,7 @@ fn push_system_mounts(
     if config.tty {
         steps.push(Step::OpenTerminal);
     }
-    if !config.privileged {
+    if !config.privileged && !config.bare_system {
         steps.extend(
             MASKED
                 .iter()

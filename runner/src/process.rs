@@ -84,7 +84,7 @@ fn prepare(
     let umask = spec.exact.as_ref().map_or(0o022, |exact| exact.umask);
     rustix::process::umask(Mode::from_raw_mode(umask));
     let identity = identify(spec)?;
-    let cwd = make_cwd(&spec.cwd, &identity)?;
+    let cwd = open_cwd(spec)?;
     set_streams(streams, &identity).step("set the standard streams up")?;
     sys::reset_signals();
     if spec.no_new_privileges {
@@ -175,9 +175,9 @@ fn become_confined(
     set_capabilities(sets).step("set the capabilities")
 }
 
-/// Opens the working directory, made when absent, as Docker does for `-w` and images.
-fn make_cwd(cwd: &str, _identity: &Identity) -> Result<OwnedFd, Failure> {
-    let path = Path::new(if cwd.is_empty() { "/" } else { cwd });
+/// Opens the working directory, made when absent where Docker makes it: for `run -w` and images.
+fn open_cwd(spec: &ProcessSpec) -> Result<OwnedFd, Failure> {
+    let path = Path::new(if spec.cwd.is_empty() { "/" } else { &spec.cwd });
     let bad = |error: io::Error| {
         Failure::not_executable(format!(
             "could not chdir to the working directory {}: {error}",
@@ -193,7 +193,10 @@ fn make_cwd(cwd: &str, _identity: &Identity) -> Result<OwnedFd, Failure> {
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(CWD, "/", flags, Mode::empty()).map_err(|e| bad(e.into()))?;
-    rooted::make_dirs(root.as_fd(), path).map_err(bad)
+    if spec.makes_cwd {
+        return rooted::make_dirs(root.as_fd(), path).map_err(bad);
+    }
+    rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|error| bad(error.into()))
 }
 
 /// Enters the directory as the final user, and proves that it lies inside the root.

@@ -127,10 +127,11 @@ pub fn read(dir: &Path) -> Result<State, RunnerError> {
             "the monitor ended before the container".clone_into(&mut state.error);
         }
     }
-    if state.status == Status::Running
-        && crate::cgroup::frozen(&crate::container::id_of(dir), &state.cgroups)
-    {
-        state.status = Status::Paused;
+    if state.status == Status::Running {
+        state.cgroups.extend(crate::cgroup::front::late(dir));
+        if crate::cgroup::frozen(&state.cgroups) {
+            state.status = Status::Paused;
+        }
     }
     Ok(state)
 }

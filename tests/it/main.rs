@@ -24,5 +24,7 @@ mod stress;
 mod terminal;
 mod truth;
 mod walk;
+mod walk_limits;
 mod walk_options;
+mod walk_spaces;
 mod walk_volumes;

@@ -14,21 +14,94 @@ fn home() -> Result<Home, String> {
 
 /// Runs a shell line with a terminal of its own; what was printed, without returns.
 fn with_terminal(home: &Home, line: &str) -> Result<String, String> {
+    let (mut command, words) = terminal(home, line)?;
+    command.stdin(Stdio::null());
+    Ok(finish(command, &words.each_ref().map(String::as_str))
+        .out
+        .replace('\r', ""))
+}
+
+/// Runs a shell line with a terminal of its own, types `keys` once it has printed `ready`; what
+/// was printed, and the exit code.
+fn typed(home: &Home, line: &str, keys: &[u8]) -> Result<(String, Option<i32>), String> {
+    use std::io::Write;
+    let (mut command, _) = terminal(home, line)?;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut seen = Vec::new();
+    let mut byte = [0];
+    while !seen.ends_with(b"ready") && out.read(&mut byte).unwrap() == 1 {
+        seen.push(byte[0]);
+    }
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(keys).unwrap();
+    out.read_to_end(&mut seen).unwrap();
+    let code = child.wait().unwrap().code();
+    drop(input);
+    Ok((String::from_utf8_lossy(&seen).replace('\r', ""), code))
+}
+
+/// A command that runs a shell line with a terminal of its own, and its arguments.
+fn terminal(home: &Home, line: &str) -> Result<(Command, [String; 3]), String> {
     if !has("script") {
         return Err("script is not installed".to_owned());
     }
     let rrun = home.command();
-    let mut command = Command::new("script");
+    // A test that hangs is a failure.
+    let mut command = Command::new("timeout");
+    command.args(["--foreground", "60", "script"]);
     let line = line.replace("RRUN", &rrun.get_program().to_string_lossy());
-    let words = ["-qec", &line, "/dev/null"];
-    command.args(words);
+    let words = ["-qec".to_owned(), line, "/dev/null".to_owned()];
+    command.args(&words);
     for (key, value) in rrun.get_envs() {
         if let Some(value) = value {
             command.env(key, value);
         }
     }
-    command.stdin(Stdio::null());
-    Ok(finish(command, &words).out.replace('\r', ""))
+    Ok((command, words))
+}
+
+#[test]
+fn keys_detach_from_each_command_that_attaches() {
+    let home = match home() {
+        Ok(home) => home,
+        Err(why) => return skip(&why),
+    };
+    let script = "echo ready; exec sleep 1000";
+    let loud = "sh -c 'while :; do echo ready; sleep 0.1; done'";
+    let cases = [
+        (
+            format!("RRUN run -it --name kr --detach-keys ctrl-a,x bb:1 sh -c '{script}'"),
+            &b"\x01x"[..],
+        ),
+        (
+            format!("RRUN exec -it --detach-keys ctrl-a,x kr sh -c '{script}'"),
+            b"\x01x",
+        ),
+        (format!("RRUN exec -it kr sh -c '{script}'"), b"\x10\x11"),
+        (
+            format!("RRUN create -it --name ks bb:1 {loud} >/dev/null; RRUN start -ai ks"),
+            b"\x10\x11",
+        ),
+        ("RRUN attach --detach-keys ctrl-b ks".to_owned(), b"\x02"),
+    ];
+    for (line, keys) in cases {
+        let (out, code) = match typed(&home, &line, keys) {
+            Ok(seen) => seen,
+            Err(why) => return skip(&why),
+        };
+        assert!(out.contains("read escape sequence"), "{line}: {out}");
+        assert_eq!(code, Some(0), "{line}: {out}");
+    }
+    // What was left runs on.
+    let left = home.rrun(&["exec", "kr", "ps", "-o", "args"]).ok();
+    assert_eq!(left.matches("sleep 1000").count(), 3, "{left}");
+    let bad = home.rrun(&["exec", "--detach-keys", "frob", "kr", "true"]);
+    bad.fails(125, "detach-keys");
 }
 
 #[test]

@@ -262,3 +262,60 @@ fn files_are_copied_both_ways_running_or_not() {
             .fails(1, "at least one container");
     });
 }
+
+#[test]
+fn exec_takes_all_its_options() {
+    for_all_users(|who, home| {
+        sleeper(home, "ex", &[]);
+        let exec = |words: &[&str]| home.rrun(&[&["exec"][..], words].concat());
+        exec(&[
+            "-d",
+            "-t",
+            "ex",
+            "sh",
+            "-c",
+            "test -t 1 && echo tty >/tmp/a; exec sleep 77",
+        ])
+        .ok();
+        wait_for("it ran", || exec(&["ex", "cat", "/tmp/a"]).out == "tty\n");
+        // Detached, its calls are answered as those of others are.
+        let script = "sleep 0.2; echo >/tmp/b; chown 5:6 /tmp/b; stat -c %u:%g /tmp/b >/tmp/c";
+        exec(&["-d", "ex", "sh", "-c", script]).ok();
+        wait_for("it is owned", || {
+            exec(&["ex", "cat", "/tmp/c"]).out.ends_with('\n')
+        });
+        let owner = exec(&["ex", "cat", "/tmp/c"]).out;
+        let owners = ["5:6\n", "0:0\n"];
+        assert!(owners.contains(&owner.as_str()), "{who}: {owner}");
+        exec(&["-d", "ex", "nope"]).fails(127, "nope");
+        let file = home.write("exec-env", b"# no\nA=1\n");
+        let file = file.to_str().unwrap();
+        let env = exec(&[
+            "--env-file",
+            file,
+            "-e",
+            "B=2",
+            "ex",
+            "sh",
+            "-c",
+            "echo $A$B",
+        ]);
+        assert_eq!(env.ok(), "12\n", "{who}");
+        exec(&["-w", "/nope", "ex", "true"]).fails(126, "/nope");
+        exec(&["ex", "test", "-e", "/nope"]).fails(1, "");
+        assert_eq!(exec(&["-w", "/etc", "ex", "pwd"]).ok(), "/etc\n", "{who}");
+        let caps = |words: &[&str]| {
+            let words = [words, &["ex", "grep", "CapEff", "/proc/self/status"]].concat();
+            let out = exec(&words).ok();
+            let text = out.split_whitespace().last().unwrap().to_owned();
+            u64::from_str_radix(&text, 16).unwrap()
+        };
+        assert!(
+            caps(&["--privileged"]).count_ones() > caps(&[]).count_ones(),
+            "{who}"
+        );
+        home.rrun(&["start", "-a", "-i", "ex", "other"])
+            .fails(1, "cannot start and attach multiple containers");
+        home.rrun(&["attach", "nope"]).fails(1, "no such container");
+    });
+}

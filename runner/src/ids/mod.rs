@@ -77,7 +77,7 @@ pub fn enter_and_supervise(
 ) -> Result<(), IdsError> {
     sys::seal().map_err(|source| IdsError::at("protect the supervisor", source))?;
     match entry {
-        Entry::Process(process) => sys::join(*process, CLONE_NEWUSER | CLONE_NEWNS),
+        Entry::Process(process) => patiently(|| sys::join(*process, CLONE_NEWUSER | CLONE_NEWNS)),
         Entry::Namespaces { user, mount } => {
             sys::join(*user, CLONE_NEWUSER).and_then(|()| sys::join(*mount, CLONE_NEWNS))
         }
@@ -86,6 +86,25 @@ pub fn enter_and_supervise(
     // Joining changed our credentials, which may have reset both.
     sys::seal().map_err(|source| IdsError::at("protect the supervisor", source))?;
     supervise(listener, procfs)
+}
+
+/// Times a process that hides itself is looked at again.
+const HIDDEN_ROUNDS_MAX: u32 = 400;
+/// Time between two looks; with [`HIDDEN_ROUNDS_MAX`] two seconds in all.
+const HIDDEN_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// Does something with a process that is not to be looked at until it has executed its program,
+/// as is one that joins another container's PID namespace.
+pub(crate) fn patiently<T>(mut act: impl FnMut() -> std::io::Result<T>) -> std::io::Result<T> {
+    let hidden =
+        |error: &std::io::Error| matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES));
+    for _ in 0..HIDDEN_ROUNDS_MAX {
+        match act() {
+            Err(error) if hidden(&error) => std::thread::sleep(HIDDEN_PAUSE),
+            other => return other,
+        }
+    }
+    act()
 }
 
 /// How long to let the file-system server finish what a sync handed it: it answers a small write

@@ -43,6 +43,9 @@ pub(super) struct Running {
     pub(super) log: LogWriter,
     pub(super) signals: OwnedFd,
     pub(super) warnings: Vec<String>,
+    /// Its mount namespace, as the links of `/proc` name it, by which its processes are known
+    /// when they are among those of another container.
+    pub(super) mount_namespace: Option<PathBuf>,
     /// Held for life: tells everybody that the monitor lives.
     pub(super) lock: File,
 }
@@ -140,6 +143,10 @@ fn begin(
         network: std::mem::take(&mut started.network),
         ..state
     };
+    let mount_namespace = config.joins.pid.as_ref().and_then(|_| {
+        // It hides itself until it has executed its program.
+        crate::ids::patiently(|| std::fs::read_link(format!("/proc/{pid}/ns/mnt"))).ok()
+    });
     if let Err(error) = state::write(dir, &state) {
         started.init.signal(libc::SIGKILL);
         return Err(error);
@@ -159,6 +166,7 @@ fn begin(
         log,
         signals,
         warnings: started.warnings,
+        mount_namespace,
         lock,
     })
 }
@@ -203,15 +211,16 @@ fn start_processes(
     let host = HostFacts::detect();
     let plan = Plan::new(config, &host);
     let (server, server_line) = server.map(|server| (server.child, server.line)).unzip();
-    let filters = Filters::prepare(&ProcessSpec::main(config), !config.ids_argv.is_empty());
+    let filters = Filters::prepare(&ProcessSpec::main(config), config)?;
     let pipes = if config.tty {
         None
     } else {
         Some(make_pipes(config).at("make the streams of", dir)?)
     };
     let (ours, theirs) = channel::pair().at("make a line to the first process of", dir)?;
-    let groups = crate::cgroup::make(config);
-    let forked = crate::net::join::fork(dir, config, plan.namespaces)?;
+    let shm = crate::join::shared_memory(dir, config)?;
+    let groups = crate::cgroup::front::make(config)?;
+    let forked = crate::join::fork(dir, config, plan.namespaces)?;
     let pid = match forked {
         sys::Fork::Child => {
             drop(ours);
@@ -226,6 +235,7 @@ fn start_processes(
                 filters: &filters,
                 gate: None,
                 id_maps: &[],
+                shm: shm.as_ref().map(AsFd::as_fd),
             };
             let failure = init::run(&plan.steps, &line);
             let _gone = channel::send(theirs.as_fd(), &Message::Failed(failure), &[]);
@@ -236,7 +246,7 @@ fn start_processes(
     drop(theirs);
     drop(server_line);
     let init = Child::new(pid).at("watch the first process of", dir)?;
-    let crate::cgroup::Groups {
+    let crate::cgroup::front::Groups {
         dirs: cgroups,
         mut warnings,
         doors,
@@ -248,7 +258,7 @@ fn start_processes(
         Err(error) => {
             init.signal(libc::SIGKILL);
             init.reap();
-            crate::cgroup::remove(&config.id, &cgroups);
+            crate::cgroup::front::remove(dir, &cgroups);
             return Err(server_error(dir, server.as_ref(), &error).unwrap_or(error));
         }
     };
@@ -460,7 +470,7 @@ pub(crate) fn write_id_map(
     match &config.id_map {
         IdMap::Root => return Ok(()),
         // The user namespace is the other container's, and has its map.
-        _ if config.network == Network::Container => {}
+        _ if crate::join::joined(config) & sys::CLONE_NEWUSER != 0 => {}
         IdMap::Squash => {
             for (file, text) in [
                 ("setgroups", "deny".to_owned()),

@@ -2,6 +2,7 @@
 
 mod health;
 mod launch;
+mod orphans;
 mod restart;
 mod serve;
 

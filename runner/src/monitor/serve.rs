@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::health::Checks;
 use super::launch::{Running, SERVER_END_MS};
+use super::orphans;
 use super::{MonitorEvent, MonitorOptions, SOCKET, last_line};
 use crate::error::{At, RunnerError};
 use crate::log::Stream;
@@ -499,12 +500,19 @@ impl Loop<'_> {
         let running = &mut *self.running;
         running.state.exit_code = running.init.reap();
         if running.config.host.pid {
-            end_orphans(running);
+            orphans::end_children(running);
+        }
+        if let Some(namespace) = &running.mount_namespace {
+            orphans::end_in(namespace);
         }
         running.state.status = Status::Exited;
         running.state.pid = 0;
         running.state.server_pid = 0;
-        running.state.oom_killed = crate::cgroup::out_of_memory(&running.state.cgroups);
+        running.state.oom_killed = {
+            let late = crate::cgroup::front::late(&running.dir);
+            let groups = &running.state.cgroups;
+            crate::cgroup::front::out_of_memory(&[groups.clone(), late].concat())
+        };
         if let Some(net) = running.net.take() {
             net.end();
         }
@@ -525,37 +533,10 @@ impl Loop<'_> {
                 running.state.error = format!("the file-system server ended with {code}: {said}");
             }
         }
-        crate::cgroup::remove(&running.config.id, &running.state.cgroups);
+        crate::cgroup::front::remove(&running.dir, &running.state.cgroups);
         running.state.cgroups.clear();
         running.state.finished_at = crate::time::now();
         let _gone = std::fs::remove_file(running.dir.join(SOCKET));
-    }
-}
-
-/// Rounds of killing what a container among the host's processes left: each may leave more.
-const ORPHAN_ROUNDS_MAX: usize = 100;
-
-/// Kills and reaps what became our child when its parent in the container ended.
-fn end_orphans(running: &Running) {
-    let own = |child: &Option<super::Child>| child.as_ref().map(|child| child.pid);
-    let helpers = [own(&running.server), own(&running.supervisor)];
-    let net = running.net.as_ref().map(|net| net.child.pid);
-    let me = rustix::process::getpid().as_raw_nonzero().get();
-    for _ in 0..ORPHAN_ROUNDS_MAX {
-        let left: Vec<_> = crate::container::children(me)
-            .into_iter()
-            .filter_map(rustix::process::Pid::from_raw)
-            .filter(|pid| !helpers.contains(&Some(*pid)) && net != Some(*pid))
-            .collect();
-        if left.is_empty() {
-            return;
-        }
-        for pid in left {
-            if let Ok(orphan) = super::Child::new(pid) {
-                orphan.signal(libc::SIGKILL);
-                orphan.reap();
-            }
-        }
     }
 }
 

@@ -14,7 +14,6 @@ mod bridge;
 mod config;
 mod helper;
 mod inside;
-pub(crate) mod join;
 mod listen;
 mod nat;
 mod netlink;
@@ -167,7 +166,7 @@ pub(crate) fn name_itself(dir: &Path, config: &ContainerConfig, state: &NetState
     };
     let text = with_own_line(
         &String::from_utf8_lossy(&bytes),
-        &config.hostname,
+        &config.host_words(),
         state.address,
     );
     // A container without its own name in its file works.

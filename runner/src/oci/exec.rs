@@ -7,7 +7,8 @@ use super::launch::{dial, write_pid_file};
 use super::names::NAMESPACES;
 use super::registry::{Container, Registry, Stage};
 use super::spec::{Capabilities, Process, Spec};
-use super::{cgroup, plan, setup, wrong_stage};
+use super::{plan, setup, wrong_stage};
+use crate::cgroup;
 use crate::channel::{self, Message};
 use crate::error::{At, Failure, RunnerError, Step as _};
 use crate::exec::{ExecSpec, carry};
@@ -120,7 +121,9 @@ pub fn exec(registry: &Registry, id: &str, options: &ExecOptions) -> Result<i32,
         stdin: true,
         ..ExecSpec::default()
     };
-    carry(&how, &made.process, made.terminal, [None, None, None]).at("carry the terminal of", id)
+    carry(&how, &made.process, made.terminal, [None, None, None])
+        .map(crate::exec::Outcome::code)
+        .at("carry the terminal of", id)
 }
 
 /// The process as a whole: the one given, or the container's with changes.
@@ -241,6 +244,7 @@ fn make(
                 filters: &entry.filters,
                 gate: None,
                 id_maps: &[],
+                shm: None,
             };
             if let Err(failure) = enter(entry, &line) {
                 let _gone = channel::send(line.monitor, &Message::Failed(failure), &[]);

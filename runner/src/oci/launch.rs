@@ -11,7 +11,8 @@ use super::plan::{self, Namespaces, Surroundings};
 use super::registry::{Container, Record, Registry, Stage};
 use super::spec::{Linux, Process, Spec};
 use super::step::BundleStep;
-use super::{cgroup, hooks, idmap, setup};
+use super::{hooks, idmap, setup};
+use crate::cgroup;
 use crate::channel::{self, Message};
 use crate::error::{At, Failure, RunnerError, Step as _};
 use crate::filters::Filters;
@@ -119,7 +120,7 @@ fn prepare(
     let namespaces = Namespaces::parse(&spec.linux).map_err(failed)?;
     let layout = cgroup::Layout::detect();
     let path = spec.linux.cgroups_path.as_deref();
-    let hierarchies = if wish(&spec, id).shown {
+    let hierarchies = if is_shown(&spec) {
         layout.shown(path, id).map_err(failed)?
     } else {
         Vec::new()
@@ -188,8 +189,18 @@ fn wish<'a>(spec: &'a Spec, id: &'a str) -> cgroup::Wish<'a> {
         id,
         path: spec.linux.cgroups_path.as_deref(),
         resources: spec.linux.resources.as_ref(),
-        shown: spec.mounts.iter().any(|mount| mount.kind == "cgroup"),
+        // In all when it names its group or sees them.
+        reach: if spec.linux.cgroups_path.is_some() || is_shown(spec) {
+            cgroup::Reach::All
+        } else {
+            cgroup::Reach::Needed
+        },
     }
+}
+
+/// Whether the container sees its control groups.
+fn is_shown(spec: &Spec) -> bool {
+    spec.mounts.iter().any(|mount| mount.kind == "cgroup")
 }
 
 /// Hands sockets that a service manager opened on to the process.
@@ -335,6 +346,7 @@ fn start_process(
                 filters: &prepared.filters,
                 gate: Some(&gate),
                 id_maps: &prepared.id_maps,
+                shm: None,
             };
             become_init(prepared, &line);
         }

@@ -7,7 +7,6 @@
 //!
 //! Source: OCI runtime-spec 1.2.
 
-mod cgroup;
 mod check;
 mod copy;
 mod exec;
@@ -23,7 +22,7 @@ mod place;
 mod plan;
 mod registry;
 pub(crate) mod setup;
-mod spec;
+pub(crate) mod spec;
 pub(crate) mod step;
 mod template;
 
@@ -36,11 +35,15 @@ pub use features::features;
 pub use launch::CreateOptions;
 pub use options::MountOptions;
 pub use registry::{Container, Record, Registry, Stage};
-pub use spec::{Process, Resources, Spec, load_process, load_resources};
+pub use spec::{
+    BlockIo, DeviceRule, Process, Resources, Spec, ThrottleDevice, WeightDevice, load_process,
+    load_resources,
+};
 pub use step::{BundleMount, BundleMountKind, BundleStep, Hierarchy, Node, Source};
 pub use template::template;
 
 use crate::attach::forwarded_signals;
+use crate::cgroup;
 use crate::channel::{self, Message};
 use crate::error::{At, Failure, RunnerError};
 use crate::monitor::Child;
@@ -119,6 +122,7 @@ pub fn run(
             };
             let none = [None, None, None];
             crate::exec::carry(&how, &created.init, Some(terminal), none)
+                .map(crate::exec::Outcome::code)
                 .at("carry the terminal of", id)?
         }
         None => wait(&created.init, &signals),
@@ -329,5 +333,6 @@ pub fn update(registry: &Registry, id: &str, resources: &Resources) -> Result<()
         return Err(wrong_stage(&container, "update", stage));
     }
     let layout = cgroup::Layout::detect();
-    cgroup::apply(&layout, &container.record.cgroups, resources, false)
+    let groups = &container.record.cgroups;
+    cgroup::apply(&layout, groups, resources, false, &mut cgroup::strict)
 }

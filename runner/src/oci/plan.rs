@@ -406,6 +406,7 @@ pub(crate) fn process_spec(process: &Process, preserved_fds: u32) -> ProcessSpec
         argv: process.args.clone(),
         env: process.env.clone(),
         cwd: process.cwd.clone(),
+        makes_cwd: true,
         user: String::new(),
         group_add: Vec::new(),
         tty: process.terminal,

@@ -11,8 +11,8 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::cgroup;
 use super::spec::Spec;
+use crate::cgroup;
 use crate::error::{At, Failure, RunnerError};
 use crate::monitor::wait_readable;
 use crate::state as process_state;

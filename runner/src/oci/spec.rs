@@ -371,7 +371,7 @@ impl Resources {
 }
 
 /// A rule about devices.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DeviceRule {
     /// Whether it allows.
@@ -446,7 +446,7 @@ pub struct Pids {
 }
 
 /// Bounds on block devices.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BlockIo {
     /// Weight, 10 to 1000.
@@ -468,7 +468,7 @@ pub struct BlockIo {
 }
 
 /// Weight of one block device.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WeightDevice {
     /// Major number.
@@ -482,7 +482,7 @@ pub struct WeightDevice {
 }
 
 /// Rate of one block device.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ThrottleDevice {
     /// Major number.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::Choice;
+use super::limits::{DeviceLimitArgs, LimitArgs};
+use super::rare::RareArgs;
 
 /// `rrun create [OPTIONS] IMAGE [COMMAND] [ARG...]`: everything that shapes a container.
 #[derive(Debug, Args)]
@@ -16,6 +18,15 @@ pub(crate) struct CreateArgs {
     /// Image, command and its arguments; with --rootfs only the command
     #[arg(value_name = "IMAGE [COMMAND] [ARG...]", trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
     pub(crate) words: Vec<String>,
+    /// Bounds
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
+    /// Bounds on devices
+    #[command(flatten)]
+    pub(crate) devices: DeviceLimitArgs,
+    /// Rare ones
+    #[command(flatten)]
+    pub(crate) rare: RareArgs,
     /// Add a line to /etc/hosts (HOST:IP)
     #[arg(long = "add-host", value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,
@@ -37,15 +48,6 @@ pub(crate) struct CreateArgs {
     /// Write the container's id to a file that must not exist
     #[arg(long, value_name = "FILE")]
     pub(crate) cidfile: Option<PathBuf>,
-    /// Relative processor weight
-    #[arg(short = 'c', long = "cpu-shares", value_name = "SHARES")]
-    pub(crate) cpu_shares: Option<u64>,
-    /// Number of processors, such as 1.5
-    #[arg(long, value_name = "DECIMAL")]
-    pub(crate) cpus: Option<String>,
-    /// Processors to run on, such as 0-3 or 0,1
-    #[arg(long = "cpuset-cpus", value_name = "LIST")]
-    pub(crate) cpuset_cpus: Option<String>,
     /// Use a host device (HOST[:CONTAINER[:rwm]])
     #[arg(long, value_name = "DEVICE")]
     pub(crate) device: Vec<String>,
@@ -58,6 +60,9 @@ pub(crate) struct CreateArgs {
     /// Search domain
     #[arg(long = "dns-search", value_name = "DOMAIN")]
     pub(crate) dns_search: Vec<String>,
+    /// NIS domain name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) domainname: Option<String>,
     /// Print what would be done, do nothing
     #[arg(long = "dry-run")]
     pub(crate) dry_run: bool,
@@ -130,12 +135,6 @@ pub(crate) struct CreateArgs {
     /// Option of the log (max-size=10m, max-file=3)
     #[arg(long = "log-opt", value_name = "KEY=VALUE")]
     pub(crate) log_opt: Vec<String>,
-    /// Limit of memory, such as 512m
-    #[arg(short = 'm', long, value_name = "BYTES")]
-    pub(crate) memory: Option<String>,
-    /// Limit of memory and swap together; -1 for no limit
-    #[arg(long = "memory-swap", value_name = "BYTES", allow_hyphen_values = true)]
-    pub(crate) memory_swap: Option<String>,
     /// Mount (type=bind|volume|tmpfs,source=,target=[,readonly])
     #[arg(long, value_name = "MOUNT")]
     pub(crate) mount: Vec<String>,
@@ -158,13 +157,6 @@ pub(crate) struct CreateArgs {
     /// PID namespace: private, host or container:NAME
     #[arg(long, value_name = "MODE")]
     pub(crate) pid: Option<String>,
-    /// Limit of processes; -1 for no limit
-    #[arg(
-        long = "pids-limit",
-        value_name = "COUNT",
-        allow_negative_numbers = true
-    )]
-    pub(crate) pids_limit: Option<i64>,
     /// Operating system and architecture, such as linux/arm64
     #[arg(long, value_name = "OS/ARCH")]
     pub(crate) platform: Option<String>,
@@ -180,6 +172,9 @@ pub(crate) struct CreateArgs {
     /// Fetch the image: always, missing or never
     #[arg(long, value_name = "WHEN", default_value = "missing")]
     pub(crate) pull: String,
+    /// No progress of a pull
+    #[arg(short = 'q', long)]
+    pub(crate) quiet: bool,
     /// Read-only root file system
     #[arg(long = "read-only")]
     pub(crate) read_only: bool,
@@ -227,7 +222,7 @@ pub(crate) struct CreateArgs {
     /// User (NAME|UID[:GROUP|GID])
     #[arg(short = 'u', long, value_name = "USER")]
     pub(crate) user: Option<String>,
-    /// User namespace: only the default is available
+    /// User namespace: host, which changes nothing here
     #[arg(long, value_name = "MODE")]
     pub(crate) userns: Option<String>,
     /// UTS namespace: private or host
@@ -263,9 +258,6 @@ pub(crate) struct RunArgs {
     /// Pass signals on to the container
     #[arg(long = "sig-proxy", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
     pub(crate) sig_proxy: bool,
-    /// No progress of a pull
-    #[arg(short = 'q', long)]
-    pub(crate) quiet: bool,
 }
 
 /// `rrun start [OPTIONS] CONTAINER [CONTAINER...]`
@@ -477,19 +469,9 @@ pub(crate) struct UpdateArgs {
     /// Containers by name or id
     #[arg(value_name = "CONTAINER", required = true)]
     pub(crate) containers: Vec<String>,
-    /// Number of processors, such as 1.5
-    #[arg(long, value_name = "DECIMAL")]
-    pub(crate) cpus: Option<String>,
-    /// Limit of memory, such as 512m
-    #[arg(short = 'm', long, value_name = "BYTES")]
-    pub(crate) memory: Option<String>,
-    /// Limit of processes; -1 for no limit
-    #[arg(
-        long = "pids-limit",
-        value_name = "COUNT",
-        allow_negative_numbers = true
-    )]
-    pub(crate) pids_limit: Option<i64>,
+    /// Bounds
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
     /// When to start it again: no, on-failure[:MAX], always or unless-stopped
     #[arg(long, value_name = "POLICY")]
     pub(crate) restart: Option<String>,

@@ -4,8 +4,10 @@ mod choice;
 mod container;
 mod hints;
 mod image;
+mod limits;
 mod look;
 pub(crate) mod oci;
+mod rare;
 mod system;
 
 use clap::{Args, Parser, Subcommand};
@@ -20,6 +22,7 @@ pub(crate) use image::{
     CommitArgs, HistoryArgs, ImagesArgs, ImportArgs, LoadArgs, PullArgs, PushArgs, RmiArgs,
     SaveArgs, TagArgs, UntagArgs,
 };
+pub(crate) use limits::{DeviceLimitArgs, LimitArgs};
 pub(crate) use look::{EventsArgs, LogsArgs, PsArgs, StatsArgs, TopArgs};
 pub(crate) use system::{
     ExistsArgs, InfoArgs, InspectArgs, PruneArgs, StoreCheckArgs, VersionArgs, VolumeCreateArgs,

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
-use rrun_runner::exec::{self, ExecSpec};
+use rrun_runner::exec::{self, ExecSpec, Outcome};
 use rrun_runner::{
     ContainerConfig, RunnerError, StartOptions, Status, container, names, parse_signal, read_state,
     start,
@@ -259,6 +259,7 @@ pub(crate) fn rename(args: &RenameArgs, environment: &Environment) -> Result<Exi
 
 /// `rrun exec`.
 pub(crate) fn exec_in(args: ExecArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    let keys = super::run::detach_keys(args.detach_keys.as_deref(), environment)?;
     let request = request::exec(args)?;
     let dir = names::resolve(&environment.containers(), &request.container)?;
     let state = read_state(&dir)?;
@@ -291,13 +292,18 @@ pub(crate) fn exec_in(args: ExecArgs, environment: &Environment) -> Result<ExitC
         stdin: request.interactive,
         privileged: request.privileged,
         detach: request.detach,
+        detach_keys: keys,
     };
     let action = format!("exec_start: {}", spec.argv.join(" "));
     journal::of_dir(environment, &action, &dir, &[]);
-    let code = exec::run(&dir, &spec).map_err(failed)?;
-    if !spec.detach {
-        let more = [("exitCode", code.to_string())];
-        journal::of_dir(environment, "exec_die", &dir, &more);
-    }
+    let outcome = exec::run(&dir, &spec).map_err(failed)?;
+    let Outcome::Exited(code) = outcome else {
+        if !spec.detach {
+            report::note("read escape sequence");
+        }
+        return Ok(ExitCode::OK);
+    };
+    let more = [("exitCode", code.to_string())];
+    journal::of_dir(environment, "exec_die", &dir, &more);
     Ok(ExitCode(u8::try_from(code).unwrap_or(255)))
 }

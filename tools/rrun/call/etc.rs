@@ -30,7 +30,7 @@ pub(super) fn hosts(resolver: &Resolver, config: &ContainerConfig) -> String {
         text.push_str(&format!("{address}\t{host}\n"));
     }
     if config.network == Network::None {
-        text.push_str(&format!("127.0.0.1\t{}\n", config.hostname));
+        text.push_str(&format!("127.0.0.1\t{}\n", config.host_words()));
     }
     text
 }

@@ -211,7 +211,7 @@ fn probe_main(dir: &Path) -> ExitCode {
             argv: check.argv,
             ..Default::default()
         };
-        Ok(rrun_runner::exec::run(dir, &spec)?)
+        Ok(rrun_runner::exec::run(dir, &spec)?.code())
     };
     match run() {
         Ok(code) => ExitCode(u8::try_from(code).unwrap_or(1)),

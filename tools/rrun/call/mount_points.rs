@@ -24,6 +24,8 @@ pub(crate) struct MountPoint {
     pub(crate) propagation: String,
     /// Whether it goes with the container.
     pub(crate) anonymous: bool,
+    /// Whether mounts below it stay away.
+    pub(crate) alone: bool,
 }
 
 impl MountPoint {
@@ -71,8 +73,9 @@ pub(crate) fn of(one: &Container) -> Vec<MountPoint> {
     }
     let shown = one.config.mounts.iter().filter_map(|mount| {
         let (kind, source) = match &mount.kind {
-            MountKind::Bind { source } if source.starts_with(&one.dir) => return None,
-            MountKind::Bind { source } => ("bind", source.display().to_string()),
+            MountKind::Bind { source, .. } if source.starts_with(&one.dir) => return None,
+            MountKind::Bind { source, .. } => ("bind", source.display().to_string()),
+            MountKind::Device { .. } => return None,
             MountKind::Tmpfs { .. } => ("tmpfs", String::new()),
         };
         Some(MountPoint {

@@ -19,8 +19,9 @@ use crate::request;
 
 /// `rrun create`.
 pub(crate) fn create(args: CreateArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    let quiet = args.quiet;
     let request = request::create(args, "create")?;
-    let created = create::create(&request, environment, false).map_err(Failure::engine)?;
+    let created = create::create(&request, environment, quiet).map_err(Failure::engine)?;
     report::line(&created.config.id)?;
     Ok(ExitCode::OK)
 }
@@ -28,10 +29,11 @@ pub(crate) fn create(args: CreateArgs, environment: &Environment) -> Result<Exit
 /// `rrun run`.
 pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let keys = detach_keys(args.detach_keys.as_deref(), environment)?;
+    let quiet = args.create.quiet;
     let request = request::create(args.create, "run")?;
     let attach = !args.detach;
     check_terminal(request.tty && request.interactive && attach)?;
-    let created = create::create(&request, environment, args.quiet).map_err(Failure::engine)?;
+    let created = create::create(&request, environment, quiet).map_err(Failure::engine)?;
     if request.dry_run {
         return dry_run(&created);
     }
@@ -82,7 +84,10 @@ fn check_terminal(wanted: bool) -> Result<(), Failure> {
 }
 
 /// The bytes of `--detach-keys`, or of the client's settings; else ctrl-p ctrl-q.
-fn detach_keys(text: Option<&str>, environment: &Environment) -> Result<Vec<u8>, Failure> {
+pub(super) fn detach_keys(
+    text: Option<&str>,
+    environment: &Environment,
+) -> Result<Vec<u8>, Failure> {
     let kept = environment.client_setting("detachKeys");
     match text.or(kept.as_deref()) {
         None => Ok(AttachOptions::default().detach_keys),

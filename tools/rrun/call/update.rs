@@ -3,7 +3,7 @@
 use rrun_runner::{ContainerConfig, container, names};
 
 use super::journal;
-use crate::args::UpdateArgs;
+use crate::args::{LimitArgs, UpdateArgs};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::{report, request};
@@ -11,15 +11,10 @@ use crate::{report, request};
 /// `rrun update`.
 pub(crate) fn update(args: &UpdateArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let restart = request::restart(args.restart.as_deref())?;
-    let limits = request::limits(
-        args.memory.as_deref(),
-        args.cpus.as_deref(),
-        args.pids_limit,
-    )?;
-    if args.restart.is_none() && !limits.any() && args.pids_limit.is_none() {
+    if args.restart.is_none() && !asks(&args.limits) {
         return Err(
             Failure::general("you must provide one or more flags when using this command")
-                .hint("there are: --cpus, --memory, --pids-limit, --restart"),
+                .hint("see 'rrun update --help' for the limits there are, and --restart"),
         );
     }
     let mut code = ExitCode::OK;
@@ -36,15 +31,8 @@ pub(crate) fn update(args: &UpdateArgs, environment: &Environment) -> Result<Exi
                     }
                     config.restart = restart.clone();
                 }
-                if args.memory.is_some() {
-                    config.limits.memory_bytes = limits.memory_bytes;
-                }
-                if args.cpus.is_some() {
-                    config.limits.cpu_milli = limits.cpu_milli;
-                }
-                if args.pids_limit.is_some() {
-                    config.limits.pids = limits.pids;
-                }
+                config.limits = request::changed_limits(&args.limits, config.limits)
+                    .map_err(|failure| failure.code(ExitCode::GENERAL))?;
                 config.save(&dir)?;
                 for warning in container::update_limits(&dir)? {
                     report::warn(&warning);
@@ -61,4 +49,27 @@ pub(crate) fn update(args: &UpdateArgs, environment: &Environment) -> Result<Exi
         }
     }
     Ok(code)
+}
+
+/// Whether any limit is named.
+fn asks(typed: &LimitArgs) -> bool {
+    let texts = [
+        &typed.cpus,
+        &typed.cpuset_cpus,
+        &typed.cpuset_mems,
+        &typed.kernel_memory,
+        &typed.memory,
+        &typed.memory_reservation,
+        &typed.memory_swap,
+    ];
+    let numbers = [
+        typed.cpu_quota,
+        typed.cpu_rt_runtime,
+        typed.pids_limit,
+        typed.blkio_weight.map(i64::from),
+    ];
+    let counts = [typed.cpu_period, typed.cpu_rt_period, typed.cpu_shares];
+    texts.into_iter().any(Option::is_some)
+        || numbers.into_iter().any(|number| number.is_some())
+        || counts.into_iter().any(|count| count.is_some())
 }

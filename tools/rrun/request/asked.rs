@@ -43,7 +43,6 @@ fn words(typed: &CreateArgs, asked: &mut Map<String, Value>) {
         ("IpcMode", &typed.ipc),
         ("UTSMode", &typed.uts),
         ("CgroupnsMode", &typed.cgroupns),
-        ("CpusetCpus", &typed.cpuset_cpus),
     ];
     for (name, word) in words {
         if let Some(word) = word {
@@ -100,8 +99,5 @@ fn things(typed: &CreateArgs, asked: &mut Map<String, Value>) {
     }
     if let Some(number) = typed.oom_score_adj {
         asked.insert("OomScoreAdj".to_owned(), json!(number));
-    }
-    if let Some(shares) = typed.cpu_shares {
-        asked.insert("CpuShares".to_owned(), json!(shares));
     }
 }

@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use rrun_runner::{Limits, LogConfig, LogDriver, RestartPolicy};
 
-use super::engine;
+use super::{engine, limits};
 use crate::args::CreateArgs;
 use crate::call::moment;
 use crate::failure::Failure;
 use crate::human;
-
-/// Smallest limit of memory. Source: moby, `linuxMinMemory`.
-const MEMORY_BYTES_MIN: u64 = 6 << 20;
 
 /// A health check of the command line: what is not asked for comes from the image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,11 +78,7 @@ impl Life {
                 "conflicting options: cannot specify both --restart and --rm",
             ));
         }
-        let limits = limits(
-            typed.memory.as_deref(),
-            typed.cpus.as_deref(),
-            typed.pids_limit,
-        )?;
+        let limits = limits::of_new(typed)?;
         Ok(Self {
             restart,
             health: Health::parse(typed)?,
@@ -120,54 +113,6 @@ pub(crate) fn restart(text: Option<&str>) -> Result<RestartPolicy, Failure> {
         name: name.to_owned(),
         retries_max,
     })
-}
-
-/// `--memory`, `--cpus`, `--pids-limit`
-pub(crate) fn limits(
-    memory: Option<&str>,
-    cpus: Option<&str>,
-    pids: Option<i64>,
-) -> Result<Limits, Failure> {
-    let bad = |flag: &str, text: &str| {
-        Failure::flags(format!("invalid argument {text:?} for \"--{flag}\" flag"))
-    };
-    let memory_bytes = match memory {
-        None | Some("0") => None,
-        Some(text) => Some(human::parse_bytes(text).ok_or_else(|| bad("memory", text))?),
-    };
-    if memory_bytes.is_some_and(|bytes| bytes < MEMORY_BYTES_MIN) {
-        return Err(engine("Minimum memory limit allowed is 6MB"));
-    }
-    let cpu_milli = match cpus {
-        None => None,
-        Some(text) => Some(milli(text).ok_or_else(|| bad("cpus", text))?).filter(|m| *m > 0),
-    };
-    Ok(Limits {
-        memory_bytes,
-        pids: pids
-            .and_then(|pids| u64::try_from(pids).ok())
-            .filter(|pids| *pids > 0),
-        cpu_milli,
-    })
-}
-
-/// `1.5` in thousandths.
-fn milli(text: &str) -> Option<u64> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if whole.is_empty() && fraction.is_empty() {
-        return None;
-    }
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits(whole) || !digits(fraction) {
-        return None;
-    }
-    let whole: u64 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().ok()?
-    };
-    let fraction: String = fraction.chars().chain("000".chars()).take(3).collect();
-    whole.checked_mul(1000)?.checked_add(fraction.parse().ok()?)
 }
 
 /// `--log-driver` and `--log-opt`
@@ -233,22 +178,5 @@ mod tests {
         for bad in ["never", "always:3", "on-failure:x", "on-failure:-1"] {
             assert_eq!(policy(bad), None, "input {bad}");
         }
-    }
-
-    #[test]
-    fn limits_are_read_exactly() {
-        let cpu = |text: &str| limits(None, Some(text), None).ok().map(|l| l.cpu_milli);
-        assert_eq!(cpu("1.5"), Some(Some(1500)));
-        assert_eq!(cpu(".5"), Some(Some(500)));
-        assert_eq!(cpu("2"), Some(Some(2000)));
-        assert_eq!(cpu("0"), Some(None));
-        for bad in ["x", "-1", "1.5.5", "."] {
-            assert_eq!(cpu(bad), None, "input {bad}");
-        }
-        assert!(limits(Some("5m"), None, None).is_err());
-        assert_eq!(
-            limits(Some("64m"), None, Some(-1)).unwrap().memory_bytes,
-            Some(64 << 20)
-        );
     }
 }

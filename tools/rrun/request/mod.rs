@@ -3,8 +3,12 @@
 mod asked;
 mod fs_mode;
 mod lifecycle;
+mod limits;
 mod mount;
 mod network;
+mod rare;
+mod security;
+mod spaces;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,11 +23,14 @@ use crate::failure::{ExitCode, Failure};
 use crate::human;
 
 pub(crate) use fs_mode::FsMode;
-pub(crate) use lifecycle::{Life, limits, restart};
+pub(crate) use lifecycle::{Life, restart};
+pub(crate) use limits::changed as changed_limits;
 pub(crate) use mount::{
     DEVICE, Mount, MountSource, PROPAGATIONS, VolumesFrom, clean_target, volume_name,
 };
 pub(crate) use network::{Mode, NetworkRequest, Port};
+pub(crate) use security::{Seccomp, Security};
+pub(crate) use spaces::{Ipc, Pid, Spaces};
 
 /// What a container stands on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,13 +57,6 @@ pub(crate) struct Ulimit {
     pub(crate) hard: u64,
 }
 
-/// What seccomp filter to use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Seccomp {
-    Default,
-    Unconfined,
-}
-
 /// How names of hosts are found.
 #[derive(Debug, Clone)]
 pub(crate) struct Resolver {
@@ -64,16 +64,6 @@ pub(crate) struct Resolver {
     pub(crate) servers: Vec<IpAddr>,
     pub(crate) search: Vec<String>,
     pub(crate) options: Vec<String>,
-}
-
-/// What the container's processes may do.
-#[derive(Debug, Clone)]
-pub(crate) struct Security {
-    pub(crate) cap_add: Vec<String>,
-    pub(crate) cap_drop: Vec<String>,
-    pub(crate) privileged: bool,
-    pub(crate) no_new_privileges: bool,
-    pub(crate) seccomp: Seccomp,
 }
 
 /// A container to be made.
@@ -101,9 +91,8 @@ pub(crate) struct CreateRequest {
     pub(crate) attach: Vec<String>,
     /// What `inspect` shows of the options, by Docker's names.
     pub(crate) asked: Map<String, Value>,
-    pub(crate) host_pid: bool,
-    pub(crate) host_ipc: bool,
-    pub(crate) host_uts: bool,
+    pub(crate) spaces: Spaces,
+    pub(crate) domainname: Option<String>,
     pub(crate) resolver: Resolver,
     pub(crate) security: Security,
     pub(crate) read_only: bool,
@@ -143,7 +132,8 @@ pub(crate) struct ExecRequest {
 pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest, Failure> {
     let (root, command) = root_and_command(&mut typed, verb)?;
     let env = Variables::parse(&typed.env_file, &typed.env)?;
-    check_userns(&typed)?;
+    rare::check(&typed)?;
+    let spaces = Spaces::parse(&typed)?;
     let labels = labels(&typed)?;
     let life = Life::parse(&typed)?;
     let attach = streams(&typed)?;
@@ -175,9 +165,8 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         life,
         attach,
         asked,
-        host_pid: host_or_private("--pid", typed.pid.as_deref())?,
-        host_ipc: host_or_private("--ipc", typed.ipc.as_deref())?,
-        host_uts: host_or_private("--uts", typed.uts.as_deref())?,
+        spaces,
+        domainname: typed.domainname,
         resolver,
         security,
         read_only: typed.read_only,
@@ -211,15 +200,6 @@ impl CreateRequest {
             streams.push("stdin".to_owned());
         }
         streams
-    }
-}
-
-fn check_userns(typed: &CreateArgs) -> Result<(), Failure> {
-    match typed.userns.as_deref() {
-        None | Some("private") => Ok(()),
-        Some(_) => Err(Failure::flags(
-            "invalid value for --userns: only the default, private, is available",
-        )),
     }
 }
 
@@ -421,31 +401,6 @@ fn pairs(words: &[String]) -> BTreeMap<String, String> {
         .collect()
 }
 
-impl Security {
-    fn parse(typed: &CreateArgs) -> Result<Self, Failure> {
-        let mut security = Self {
-            cap_add: typed.cap_add.clone(),
-            cap_drop: typed.cap_drop.clone(),
-            privileged: typed.privileged,
-            no_new_privileges: false,
-            seccomp: Seccomp::Default,
-        };
-        for word in &typed.security_opt {
-            let (key, value) = word.split_once(['=', ':']).unwrap_or((word, "true"));
-            match (key, value) {
-                ("no-new-privileges", "true") => security.no_new_privileges = true,
-                ("no-new-privileges", "false") => security.no_new_privileges = false,
-                ("seccomp", "unconfined") => security.seccomp = Seccomp::Unconfined,
-                ("seccomp", "builtin" | "default") => security.seccomp = Seccomp::Default,
-                // Hosts without the module behave as if the profile were unconfined.
-                ("label" | "apparmor" | "systempaths", _) => {}
-                _ => return Err(Failure::flags(format!("invalid --security-opt: {word:?}"))),
-            }
-        }
-        Ok(security)
-    }
-}
-
 fn pull_when(text: &str) -> Result<PullWhen, Failure> {
     match text {
         "always" => Ok(PullWhen::Always),
@@ -454,17 +409,6 @@ fn pull_when(text: &str) -> Result<PullWhen, Failure> {
         _ => Err(Failure::flags(format!(
             "invalid pull option: '{text}': must be one of \"always\", \"missing\" or \"never\""
         ))),
-    }
-}
-
-fn host_or_private(flag: &str, mode: Option<&str>) -> Result<bool, Failure> {
-    match mode {
-        None | Some("" | "private" | "shareable") => Ok(false),
-        Some("host") => Ok(true),
-        Some(other) => Err(
-            Failure::flags(format!("invalid value {other:?} for \"{flag}\""))
-                .hint("available: host, private"),
-        ),
     }
 }
 

@@ -133,14 +133,14 @@ fn device(word: &str) -> Result<Mount, Failure> {
         target: clean_target(target, word)?,
         read_only: !mode.contains('w'),
         options: Vec::new(),
-        mode: DEVICE.to_owned(),
+        mode: format!("{DEVICE}{mode}"),
         copies: false,
         labels: BTreeMap::new(),
     })
 }
 
-/// The mode that tells a device from other mounts.
-pub(crate) const DEVICE: &str = "device";
+/// Start of the mode that tells a device from other mounts; its access follows.
+pub(crate) const DEVICE: &str = "device:";
 
 fn option_list(options: &str) -> Vec<String> {
     options

@@ -1,7 +1,10 @@
 //! From a request and an image to a container directory.
 
+mod devices;
 mod health;
 mod mounts;
+mod spaces;
+mod spread;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,8 +14,8 @@ use std::path::{Path, PathBuf};
 use rrun_core::Digest;
 use rrun_image::ImageConfig;
 use rrun_runner::{
-    CapSet, ContainerConfig, HostNamespaces, IdMap, Mount, MountKind, Network, Rlimit, Root,
-    Seccomp, container, names, subid,
+    CapSet, ContainerConfig, IdMap, Mount, MountKind, Network, Propagation, Rlimit, Root, Seccomp,
+    container, names, subid,
 };
 use rrun_store::Store;
 use serde_json::{Value, json};
@@ -202,7 +205,7 @@ fn compose(
     let network = net::kind(request);
     let own_name = match &joined {
         Some(other) => other.hostname.clone(),
-        None if network == Network::Host || request.host_uts => host_name(),
+        None if network == Network::Host || request.spaces.host_uts => host_name(),
         None => short,
     };
     let pick = |asked: &Option<String>, field: &str| {
@@ -229,10 +232,7 @@ fn compose(
         id_map: map,
         caps: caps(request)?,
         privileged: request.security.privileged,
-        seccomp: match request.security.seccomp {
-            request::Seccomp::Default if !request.security.privileged => Seccomp::Default,
-            request::Seccomp::Default | request::Seccomp::Unconfined => Seccomp::Unconfined,
-        },
+        bare_system: request.security.bare_system,
         no_new_privileges: request.security.no_new_privileges,
         rlimits: rlimits(request),
         stop_signal: pick(&request.stop_signal, "StopSignal"),
@@ -240,7 +240,7 @@ fn compose(
         run_timeout_s: request.run_timeout_s,
         labels: labels(request, defaults),
         auto_remove: request.remove,
-        host: host_namespaces(request),
+        domainname: request.domainname.clone().unwrap_or_default(),
         init: request.init,
         sysctls: request.sysctls.clone(),
         oom_score_adj: request.oom_score_adj,
@@ -252,6 +252,8 @@ fn compose(
         id,
         ..ContainerConfig::default()
     };
+    (config.seccomp, config.seccomp_profile) = seccomp(&request.security);
+    spaces::compose(&request.spaces, environment, &mut config)?;
     extra(request, defaults, &mut config);
     net::compose(request, defaults, joined.as_ref(), &mut config)?;
     Ok(config)
@@ -262,11 +264,14 @@ fn host_name() -> String {
     text.trim().to_owned()
 }
 
-fn host_namespaces(request: &CreateRequest) -> HostNamespaces {
-    HostNamespaces {
-        pid: request.host_pid,
-        ipc: request.host_ipc,
-        uts: request.host_uts,
+/// The filter, and the profile it is made of.
+fn seccomp(security: &request::Security) -> (Seccomp, String) {
+    match &security.seccomp {
+        request::Seccomp::Default if !security.privileged => (Seccomp::Default, String::new()),
+        request::Seccomp::Default | request::Seccomp::Unconfined => {
+            (Seccomp::Unconfined, String::new())
+        }
+        request::Seccomp::Profile(text) => (Seccomp::Profile, text.clone()),
     }
 }
 
@@ -371,6 +376,8 @@ fn files(request: &CreateRequest, config: &mut ContainerConfig, dir: &Path) {
             target: target.into(),
             kind: MountKind::Bind {
                 source: dir.join(name),
+                propagation: Propagation::Private,
+                alone: false,
             },
             read_only: false,
         });

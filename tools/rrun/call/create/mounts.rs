@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rrun_runner::{ContainerConfig, Mount, MountKind, container, names};
+use rrun_runner::{ContainerConfig, Mount, MountKind, Propagation, container, names};
 use serde_json::{Map, Value};
 
+use super::{devices, spread};
 use crate::call::mount_points::{self, MountPoint};
 use crate::call::volume;
 use crate::environment::Environment;
 use crate::failure::Failure;
-use crate::report;
 use crate::request::{self, CreateRequest, MountSource};
 
 /// Makes the mounts that were asked for, those of other containers and those of the image.
@@ -37,15 +37,14 @@ pub(super) fn make(
     for target in declared.into_iter().flat_map(Map::keys) {
         made.of_image(target, config)?;
     }
-    if request.host_ipc && !made.taken("/dev/shm") {
+    if config.host.ipc && !made.taken("/dev/shm") {
         config.mounts.push(Mount {
             target: PathBuf::from("/dev/shm"),
-            kind: MountKind::Bind {
-                source: PathBuf::from("/dev/shm"),
-            },
+            kind: bind("/dev/shm"),
             read_only: false,
         });
     }
+    devices::guard(config);
     mount_points::put(config, &made.points);
     // Copying needs the configuration: it says what the container stands on.
     config.save(dir)?;
@@ -53,6 +52,22 @@ pub(super) fn make(
         volume::fill(environment, config, dir, point)?;
     }
     Ok(())
+}
+
+fn bind(path: &str) -> MountKind {
+    MountKind::Bind {
+        source: PathBuf::from(path),
+        propagation: Propagation::Private,
+        alone: false,
+    }
+}
+
+fn propagation(word: &str) -> Propagation {
+    match word.trim_start_matches('r') {
+        "shared" => Propagation::Shared,
+        "slave" => Propagation::Slave,
+        _ => Propagation::Private,
+    }
 }
 
 struct Made<'e> {
@@ -68,11 +83,14 @@ impl Made<'_> {
     }
 
     fn add(&mut self, point: MountPoint, config: &mut ContainerConfig) {
+        let kind = MountKind::Bind {
+            source: PathBuf::from(&point.source),
+            propagation: propagation(&point.propagation),
+            alone: point.alone,
+        };
         config.mounts.push(Mount {
             target: PathBuf::from(&point.destination),
-            kind: MountKind::Bind {
-                source: PathBuf::from(&point.source),
-            },
+            kind,
             read_only: !point.writable,
         });
         self.points.push(point);
@@ -100,22 +118,16 @@ impl Made<'_> {
                 }
                 "bind".clone_into(&mut point.kind);
                 point.source = path.display().to_string();
-                if mount.mode == request::DEVICE {
+                if let Some(access) = mount.mode.strip_prefix(request::DEVICE) {
                     // A device is no mount point that users see.
-                    self.add(point, config);
-                    self.points.pop();
+                    devices::add(path, mount, access, config);
                     return Ok(());
                 }
-                "rprivate".clone_into(&mut point.propagation);
-                let spread = mount
-                    .options
-                    .iter()
-                    .find(|option| request::PROPAGATIONS.contains(&option.as_str()));
-                if let Some(spread) = spread.filter(|spread| !spread.ends_with("private")) {
-                    report::warn(&format!(
-                        "mounts of the host do not spread into containers: {spread} is taken as rprivate"
-                    ));
-                }
+                let wish = mount.options.iter().map(String::as_str);
+                let mut wish = wish.filter(|word| request::PROPAGATIONS.contains(word));
+                point.propagation = wish.next().unwrap_or("rprivate").to_owned();
+                point.alone = mount.options.iter().any(|word| word == "nonrecursive");
+                spread::check(path, &mut point, config)?;
                 self.add(point, config);
                 return Ok(());
             }

@@ -5,6 +5,7 @@
 use rrun_runner::{Container, IdMap, LogDriver, Status};
 use serde_json::{Map, Value, json};
 
+use super::limits;
 use crate::call::create::{DEFAULT_LOG_DRIVER, HOST_CONFIG};
 use crate::call::ps::{Size, restarting, state_word};
 use crate::call::{mount_points, network, within};
@@ -12,28 +13,6 @@ use crate::environment::Environment;
 
 /// The moment that never was. Source: Docker prints Go's zero time.
 const NEVER: &str = "0001-01-01T00:00:00Z";
-/// What hides parts of /proc and /sys, unless privileged.
-const MASKED: [&str; 11] = [
-    "/proc/asound",
-    "/proc/acpi",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-];
-const READ_ONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
-
 fn time(text: &str) -> &str {
     if text.is_empty() { NEVER } else { text }
 }
@@ -172,48 +151,11 @@ fn host_defaults() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Those of them that are limits.
-fn limit_defaults() -> Vec<(&'static str, Value)> {
-    vec![
-        ("CpuShares", json!(0)),
-        ("Memory", json!(0)),
-        ("NanoCpus", json!(0)),
-        ("CgroupParent", json!("")),
-        ("BlkioWeight", json!(0)),
-        ("BlkioWeightDevice", json!([])),
-        ("BlkioDeviceReadBps", json!([])),
-        ("BlkioDeviceWriteBps", json!([])),
-        ("BlkioDeviceReadIOps", json!([])),
-        ("BlkioDeviceWriteIOps", json!([])),
-        ("CpuPeriod", json!(0)),
-        ("CpuQuota", json!(0)),
-        ("CpuRealtimePeriod", json!(0)),
-        ("CpuRealtimeRuntime", json!(0)),
-        ("CpusetCpus", json!("")),
-        ("CpusetMems", json!("")),
-        ("Devices", json!([])),
-        ("DeviceCgroupRules", json!(null)),
-        ("DeviceRequests", json!(null)),
-        ("MemoryReservation", json!(0)),
-        ("MemorySwap", json!(0)),
-        ("MemorySwappiness", json!(null)),
-        ("OomKillDisable", json!(null)),
-        ("PidsLimit", json!(null)),
-        ("Ulimits", json!([])),
-        ("CpuCount", json!(0)),
-        ("CpuPercent", json!(0)),
-        ("IOMaximumIOps", json!(0)),
-        ("IOMaximumBandwidth", json!(0)),
-        ("MaskedPaths", json!(MASKED)),
-        ("ReadonlyPaths", json!(READ_ONLY)),
-    ]
-}
-
 fn host_config(one: &Container) -> Value {
     let config = &one.config;
     let mut map: Map<String, Value> = host_defaults()
         .into_iter()
-        .chain(limit_defaults())
+        .chain(limits::defaults())
         .map(|(name, value)| (name.to_owned(), value))
         .collect();
     let bound = |value: Option<u64>| json!(value.map_or(-1, |v| i64::try_from(v).unwrap_or(-1)));
@@ -237,18 +179,6 @@ fn host_config(one: &Container) -> Value {
         ("Privileged", json!(config.privileged)),
         ("ReadonlyRootfs", json!(config.read_only)),
         ("ShmSize", json!(config.shm_size_bytes)),
-        ("Memory", json!(config.limits.memory_bytes.unwrap_or(0))),
-        (
-            "NanoCpus",
-            json!(
-                config
-                    .limits
-                    .cpu_milli
-                    .unwrap_or(0)
-                    .saturating_mul(1_000_000)
-            ),
-        ),
-        ("PidsLimit", json!(config.limits.pids)),
         ("Ulimits", json!(ulimits)),
         (
             "UsernsMode",
@@ -259,10 +189,10 @@ fn host_config(one: &Container) -> Value {
             }),
         ),
     ];
-    for (name, value) in known {
+    for (name, value) in known.into_iter().chain(limits::known(&config.limits)) {
         map.insert(name.to_owned(), value);
     }
-    if config.privileged {
+    if config.privileged || config.bare_system {
         for name in ["MaskedPaths", "ReadonlyPaths"] {
             map.insert(name.to_owned(), Value::Null);
         }
@@ -287,7 +217,7 @@ fn own_config(one: &Container) -> Value {
         object.insert(name.to_owned(), value);
     };
     put("Hostname", json!(config.hostname));
-    put("Domainname", json!(""));
+    put("Domainname", json!(config.domainname));
     put("User", json!(config.user));
     put("AttachStdin", attach("stdin"));
     put("AttachStdout", attach("stdout"));

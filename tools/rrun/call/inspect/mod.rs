@@ -1,6 +1,7 @@
 //! `rrun inspect`.
 
 mod container;
+mod limits;
 
 use rrun_image::images;
 use rrun_runner::{RunnerError, container as containers, names};

@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use super::super::spec::DeviceRule;
 use crate::error::{At, RunnerError};
+use crate::oci::spec::DeviceRule;
 use crate::sys;
 
 /// What every container may use, after its own rules: making any node, the usual devices,
@@ -23,6 +23,16 @@ const ALWAYS: [(char, i64, i64, &str); 10] = [
     ('c', 136, -1, "rwm"),
     ('c', 5, 2, "rwm"),
 ];
+
+/// What is told when the rules could not be set.
+pub(super) fn trouble(error: RunnerError) -> super::Trouble<'static> {
+    super::Trouble {
+        file: "devices",
+        controller: "devices",
+        optional: false,
+        error: Some(error),
+    }
+}
 
 /// All rules in order, those for every container last; none when none are given.
 fn all(rules: &[DeviceRule]) -> Vec<DeviceRule> {
@@ -132,10 +142,20 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
         Instruction(LOAD, MINOR, REQUEST, 8, 0),
     ];
     for rule in rules.iter().rev() {
-        push_rule(rule, &mut code);
+        // The kernel refuses a program with parts that cannot be reached.
+        if push_rule(rule, &mut code) == Fits::Always {
+            return code;
+        }
     }
     code.extend(answer(false));
     code
+}
+
+/// When a rule decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fits {
+    Always,
+    Sometimes,
 }
 
 fn answer(allow: bool) -> [Instruction; 2] {
@@ -146,7 +166,7 @@ fn answer(allow: bool) -> [Instruction; 2] {
 }
 
 /// A rule that allows fits when all that is wanted is named, one that denies when any of it is.
-fn push_rule(rule: &DeviceRule, code: &mut Vec<Instruction>) {
+fn push_rule(rule: &DeviceRule, code: &mut Vec<Instruction>) -> Fits {
     let mut tests = Vec::new();
     match rule.kind.as_deref() {
         Some("b") => tests.push(Instruction(JUMP_NOT_EQUAL, KIND, 0, 0, 1)),
@@ -181,8 +201,14 @@ fn push_rule(rule: &DeviceRule, code: &mut Vec<Instruction>) {
             test.3 = i16::try_from(end - at - 1).unwrap_or_default();
         }
     }
+    let fits = if tests.is_empty() {
+        Fits::Always
+    } else {
+        Fits::Sometimes
+    };
     code.extend(tests);
     code.extend(answer);
+    fits
 }
 
 /// Letters as the kernel's bits; all when there are none.
@@ -271,6 +297,26 @@ mod tests {
             };
             if jump {
                 at += usize::try_from(offset).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_the_programs() {
+        let deny = rule(r#"{"allow":false}"#);
+        let some = rule(r#"{"allow":true,"type":"c","major":10,"access":"rw"}"#);
+        for rules in [vec![deny.clone()], vec![deny, some.clone()], vec![some]] {
+            let code: Vec<u64> = program(&all(&rules))
+                .into_iter()
+                .map(Instruction::encode)
+                .collect();
+            match sys::load_device_program(&code) {
+                Ok(_program) => {}
+                Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                    eprintln!("SKIPPED: programs of control groups: {error}");
+                    return;
+                }
+                Err(error) => panic!("{rules:?}: {error}"),
             }
         }
     }

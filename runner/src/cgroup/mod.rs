@@ -1,4 +1,5 @@
-//! The control groups of a bundle: where they are, making, entering, freezing and removing them.
+//! Control groups of containers and bundles: where they are, making, entering, freezing and
+//! removing them. [`front`] is what containers of our own do with them.
 //!
 //! Version 1 and hybrid hosts: one directory in every version 1 hierarchy that is mounted below
 //! `/sys/fs/cgroup`. Version 2: one directory. Without `D-Bus`, names in systemd's form
@@ -6,15 +7,19 @@
 
 mod devices;
 mod files;
+mod freeze;
+pub(crate) mod front;
+
+pub(crate) use freeze::{freeze, frozen, thaw_process};
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::spec::Resources;
-use super::step::Hierarchy;
 use crate::error::{At, Failure, RunnerError};
+use crate::oci::spec::Resources;
+use crate::oci::step::Hierarchy;
 
 /// Where hierarchies are mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -47,6 +52,18 @@ pub(crate) struct Layout {
     unified: Option<String>,
 }
 
+/// In which version 1 hierarchies a container gets a group; entering each costs time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// In all.
+    All,
+    /// Where something is asked for, and in the freezer, which every container wants sooner or
+    /// later.
+    Needed,
+    /// Where something is asked for.
+    Bounds,
+}
+
 /// What a configuration says of control groups.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wish<'a> {
@@ -56,9 +73,25 @@ pub(crate) struct Wish<'a> {
     pub(crate) path: Option<&'a str>,
     /// What bounds it.
     pub(crate) resources: Option<&'a Resources>,
-    /// Whether the container sees its groups.
-    pub(crate) shown: bool,
+    /// Which hierarchies it is to be in.
+    pub(crate) reach: Reach,
 }
+
+/// A bound that could not be set.
+#[derive(Debug)]
+pub(crate) struct Trouble<'w> {
+    /// The file that holds it.
+    pub(crate) file: &'w str,
+    /// The version 1 controller; empty in version 2.
+    pub(crate) controller: &'static str,
+    /// Whether a host without the file is fine.
+    pub(crate) optional: bool,
+    /// Why; `None` when there is no group for it.
+    pub(crate) error: Option<RunnerError>,
+}
+
+/// Hears of each bound that could not be set; an error ends the work.
+pub(crate) type Complaint<'c> = &'c mut dyn FnMut(Trouble<'_>) -> Result<(), RunnerError>;
 
 /// The groups of one container.
 #[derive(Debug, Default)]
@@ -111,13 +144,16 @@ impl Layout {
         self.unified.is_some()
     }
 
-    /// Whether a container gets a group in this hierarchy: in all when it names its group or is
-    /// shown them, else where something is asked for, as entering each costs time.
+    /// Whether a container gets a group in this hierarchy.
     fn uses(&self, wish: &Wish<'_>, controllers: &[String]) -> bool {
-        wish.path.is_some()
-            || wish.shown
-            || self.is_unified()
-            || files::concerned(controllers, wish.resources)
+        let freezer = || controllers.iter().any(|name| name == "freezer");
+        let bounds = || files::concerned(controllers, wish.resources);
+        self.is_unified()
+            || match wish.reach {
+                Reach::All => true,
+                Reach::Needed => freezer() || bounds(),
+                Reach::Bounds => bounds(),
+            }
     }
 
     /// Where a container's groups are: directory and controllers of each.
@@ -248,12 +284,19 @@ pub(crate) fn make(layout: &Layout, wish: &Wish<'_>) -> Result<Groups, RunnerErr
         }
     }
     if let Some(resources) = resources
-        && let Err(error) = apply(layout, &groups.dirs, resources, true)
+        && let Err(error) = apply(layout, &groups.dirs, resources, true, &mut strict)
     {
         remove(&groups.dirs);
         return Err(error);
     }
     Ok(groups)
+}
+
+fn make_dir(dir: &Path) -> io::Result<()> {
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
 }
 
 fn refused(error: &io::Error) -> bool {
@@ -311,27 +354,42 @@ fn inherit_cpuset(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// What a bundle that asks for a bound it cannot have gets: an error, or nothing for an ordinary
+/// user, who has no groups.
+pub(crate) fn strict(trouble: Trouble<'_>) -> Result<(), RunnerError> {
+    let rootless = !rustix::process::geteuid().is_root();
+    match trouble.error {
+        Some(error) => Err(error),
+        None if rootless || trouble.optional => Ok(()),
+        None => Err(RunnerError::Failed(Failure::setup(format!(
+            "could not set {}: the host has no {} control group",
+            trouble.file, trouble.controller
+        )))),
+    }
+}
+
 /// Bounds the groups of a container. `fresh` ones are also told which devices may be used.
 ///
 /// # Errors
 ///
-/// When a bound cannot be set; it is named.
+/// What `complain` makes one of.
 pub(crate) fn apply(
     layout: &Layout,
     dirs: &[PathBuf],
     resources: &Resources,
     fresh: bool,
+    complain: Complaint<'_>,
 ) -> Result<(), RunnerError> {
-    let rootless = !rustix::process::geteuid().is_root();
     if layout.is_unified() {
-        let Some(dir) = dirs.first() else {
-            return files::unenforced(&files::unified(resources), rootless);
-        };
         for write in files::unified(resources) {
-            write.perform(dir)?;
+            set(&write, dirs.first(), complain)?;
         }
-        if fresh && !resources.devices.is_empty() {
-            devices::attach_program(dir, &resources.devices)?;
+        if fresh
+            && !resources.devices.is_empty()
+            && let Some(dir) = dirs.first()
+            && let Err(error) = devices::attach_program(dir, &resources.devices)
+        {
+            complain(devices::trouble(error))?;
         }
         return Ok(());
     }
@@ -340,18 +398,38 @@ pub(crate) fn apply(
         let base = layout.split.iter().find(has);
         let base = base.map(|mounted| Path::new(ROOT).join(&mounted.dir));
         let dir = base.and_then(|base| dirs.iter().find(|dir| dir.starts_with(&base)));
-        match dir {
-            Some(dir) => write.perform(dir)?,
-            None => files::unenforced(&[write], rootless)?,
-        }
+        set(&write, dir, complain)?;
     }
     if fresh && let Some(dir) = find(dirs, "devices") {
         for (file, rule) in devices::split_rules(&resources.devices) {
             let path = dir.join(file);
-            std::fs::write(&path, rule).at("write", path)?;
+            if let Err(error) = std::fs::write(&path, rule).at("write", path) {
+                complain(devices::trouble(error))?;
+            }
         }
     }
     Ok(())
+}
+
+/// Writes one bound, and complains where that fails.
+fn set(
+    write: &files::Write,
+    dir: Option<&PathBuf>,
+    complain: Complaint<'_>,
+) -> Result<(), RunnerError> {
+    let error = match dir {
+        None => None,
+        Some(dir) => match write.perform(dir) {
+            Ok(()) => return Ok(()),
+            Err(error) => Some(error),
+        },
+    };
+    complain(Trouble {
+        file: &write.file,
+        controller: write.controller,
+        optional: write.is_optional(),
+        error,
+    })
 }
 
 /// The group in the hierarchy of this name.
@@ -444,68 +522,6 @@ fn remove_one(dir: &Path, depth: usize) -> io::Result<()> {
         remove_one(&inner, depth.saturating_sub(1))?;
     }
     std::fs::remove_dir(dir)
-}
-
-/// Whether the processes in the groups are frozen.
-pub(crate) fn frozen(dirs: &[PathBuf]) -> bool {
-    if let Some(dir) = find(dirs, "freezer") {
-        return std::fs::read_to_string(dir.join("freezer.state"))
-            .is_ok_and(|text| text.trim() != "THAWED");
-    }
-    dirs.iter().any(|dir| {
-        std::fs::read_to_string(dir.join("cgroup.events"))
-            .is_ok_and(|text| text.lines().any(|line| line == "frozen 1"))
-    })
-}
-
-/// Lets a process go on that somebody froze in another version 1 group: it could not even die.
-pub(crate) fn thaw_process(pid: i32) {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let path = text.lines().find_map(|line| line.split_once(":freezer:"));
-    if let Some((_, path)) = path {
-        let dir = Path::new(ROOT)
-            .join("freezer")
-            .join(path.trim_start_matches('/'));
-        // The root group has no such file, and is never frozen.
-        let _root = File::options()
-            .write(true)
-            .open(dir.join("freezer.state"))
-            .and_then(|mut file| io::Write::write_all(&mut file, b"THAWED"));
-    }
-}
-
-/// Freezes the processes in the groups, or lets them go on.
-///
-/// # Errors
-///
-/// When there is no group that can be frozen, or it does not freeze in time.
-pub(crate) fn freeze(dirs: &[PathBuf], freeze: bool) -> Result<(), RunnerError> {
-    let unsupported = RunnerError::Unsupported("pause a container without a control group");
-    if let Some(dir) = find(dirs, "freezer") {
-        let path = dir.join("freezer.state");
-        let word = if freeze { "FROZEN" } else { "THAWED" };
-        for _ in 0..PATIENCE_ROUNDS {
-            std::fs::write(&path, word).at("write", &path)?;
-            let now = std::fs::read_to_string(&path).at("read", &path)?;
-            if now.trim() == word {
-                return Ok(());
-            }
-            std::thread::sleep(std::time::Duration::from_millis(PATIENCE_MS));
-        }
-        return Err(RunnerError::Unsupported("freeze the container in time"));
-    }
-    let path = dirs.first().map(|dir| dir.join("cgroup.freeze"));
-    let Some(path) = path.filter(|path| path.is_file()) else {
-        return Err(unsupported);
-    };
-    std::fs::write(&path, if freeze { "1" } else { "0" }).at("write", &path)?;
-    for _ in 0..PATIENCE_ROUNDS {
-        if frozen(dirs) == freeze {
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(PATIENCE_MS));
-    }
-    Err(RunnerError::Unsupported("freeze the container in time"))
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::io;
 use std::path::Path;
 
-use super::super::spec::{Cpu, Memory, Resources, ThrottleDevice};
 use crate::error::{At, Failure, RunnerError};
+use crate::oci::spec::{Cpu, Memory, Resources, ThrottleDevice};
 
 /// Weight of an ordinary group. Source: kernel, `cgroup-v2.rst`, "cpu.weight".
 const SHARES_MIN: u64 = 2;
@@ -25,6 +25,8 @@ pub(super) struct Write {
     optional: bool,
     /// A file that, written in between, makes a refused value acceptable.
     after: Option<Box<Write>>,
+    /// What is written where there is no such file.
+    other: Option<Box<Write>>,
 }
 
 impl Write {
@@ -35,6 +37,7 @@ impl Write {
             value: format!("{value}"),
             optional: false,
             after: None,
+            other: None,
         }
     }
 
@@ -43,7 +46,23 @@ impl Write {
         self
     }
 
+    /// Another file for hosts that lack this one.
+    fn or(mut self, other: Self) -> Self {
+        self.other = Some(Box::new(other));
+        self
+    }
+
+    /// Whether a host without the file is fine.
+    pub(super) fn is_optional(&self) -> bool {
+        self.optional
+    }
+
     fn try_write(&self, dir: &Path) -> io::Result<()> {
+        if let Some(other) = &self.other
+            && matches!(dir.join(&self.file).try_exists(), Ok(false))
+        {
+            return other.try_write(dir);
+        }
         match std::fs::File::options()
             .write(true)
             .open(dir.join(&self.file))
@@ -77,16 +96,13 @@ impl Write {
     }
 }
 
-/// Whether these are the controllers of something asked for, or the freezer, which every
-/// container wants sooner or later.
+/// Whether these are the controllers of something asked for.
 pub(super) fn concerned(controllers: &[String], resources: Option<&Resources>) -> bool {
     let has = |name: &str| controllers.iter().any(|controller| controller == name);
-    let Some(resources) = resources else {
-        return has("freezer");
-    };
-    has("freezer")
-        || (has("devices") && !resources.devices.is_empty())
-        || split(resources).is_ok_and(|list| list.iter().any(|write| has(write.controller)))
+    resources.is_some_and(|resources| {
+        (has("devices") && !resources.devices.is_empty())
+            || split(resources).is_ok_and(|list| list.iter().any(|write| has(write.controller)))
+    })
 }
 
 /// The controllers version 2 must enable for what is asked.
@@ -110,17 +126,6 @@ pub(super) fn unified_controllers(resources: &Resources) -> Vec<&'static str> {
     ];
     let wanted = list.into_iter().filter(|(wanted, _)| *wanted);
     wanted.map(|(_, name)| name).collect()
-}
-
-/// The error, or for an ordinary user nothing, when there is no group for a bound.
-pub(super) fn unenforced(writes: &[Write], rootless: bool) -> Result<(), RunnerError> {
-    let Some(first) = writes.first().filter(|write| !write.optional && !rootless) else {
-        return Ok(());
-    };
-    Err(RunnerError::Failed(Failure::setup(format!(
-        "could not set {}: the host has no {} control group",
-        first.file, first.controller
-    ))))
 }
 
 /// Version 1 files.
@@ -243,10 +248,12 @@ fn split_block_io(resources: &Resources, list: &mut Vec<Write>) {
     let Some(io) = &resources.block_io else {
         return;
     };
-    let mut put = |file: &str, value: String| list.push(Write::new("blkio", file, value));
     if let Some(weight) = io.weight.filter(|weight| *weight != 0) {
-        put("blkio.weight", weight.to_string());
+        // The scheduler that looks at weights today has a file of its own.
+        let bfq = Write::new("blkio", "blkio.bfq.weight", weight);
+        list.push(Write::new("blkio", "blkio.weight", weight).or(bfq));
     }
+    let mut put = |file: &str, value: String| list.push(Write::new("blkio", file, value));
     if let Some(weight) = io.leaf_weight.filter(|weight| *weight != 0) {
         put("blkio.leaf_weight", weight.to_string());
     }
