@@ -10,6 +10,7 @@
     reason = "a program of its own, whose whole purpose is to print; no library runs in it"
 )]
 
+mod crowd;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
@@ -139,13 +140,19 @@ fn tool(name: &str, user: User, program: Option<PathBuf>, arguments: &[&str]) ->
     case
 }
 
-fn runtime(name: &str, bundle: Option<PathBuf>) -> Case {
-    let program = program::find(name);
+/// An OCI runtime; `words` come before its command.
+fn runtime(
+    name: &str,
+    program: Option<PathBuf>,
+    words: &'static [&'static str],
+    bundle: Option<PathBuf>,
+) -> Case {
     let missing = program.is_none() || bundle.is_none();
     let mut case = Case::new(
         &format!("{name} run of a bundle, root"),
         move |stage, round| {
             let mut command = stage.command(User::Root, program.clone().unwrap_or_default());
+            command.args(words);
             command.args(["run", &format!("bench{round}")]);
             command.current_dir(bundle.clone().unwrap_or_default());
             command
@@ -161,6 +168,7 @@ fn cases(rrun: &Path, bundle: Option<PathBuf>) -> Vec<Case> {
     let ours = || Some(rrun.to_owned());
     let podman = || program::find("podman");
     let run = ["run", "--rm", "--network", "none", IMAGE, "true"];
+    let net = ["run", "--rm", IMAGE, "true"];
     let exec = ["exec", "stays", "true"];
     vec![
         tool("rrun run, root", User::Root, ours(), &run),
@@ -178,8 +186,28 @@ fn cases(rrun: &Path, bundle: Option<PathBuf>) -> Vec<Case> {
             podman(),
             &run,
         ),
-        runtime("crun", bundle.clone()),
-        runtime("runc", bundle),
+        runtime("rrun oci", ours(), &["oci"], bundle.clone()),
+        runtime("crun", program::find("crun"), &[], bundle.clone()),
+        runtime("runc", program::find("runc"), &[], bundle),
+        tool("rrun run, default network, root", User::Root, ours(), &net),
+        tool(
+            "podman run, default network, root",
+            User::Root,
+            podman(),
+            &net,
+        ),
+        tool(
+            "rrun run, default network, user",
+            User::Ranged,
+            ours(),
+            &net,
+        ),
+        tool(
+            "podman run, default network, user",
+            User::Ranged,
+            podman(),
+            &net,
+        ),
         tool("rrun exec, root", User::Root, ours(), &exec),
         tool("podman exec, root", User::Root, podman(), &exec),
         tool("rrun ps, root", User::Root, ours(), &["ps"]),
@@ -224,6 +252,9 @@ fn measure(dir: &Path, settings: &Settings) -> Result<(), String> {
         finish(command.args(["rm", "-f", "stays"]), &clock)?;
     }
     print(&cases);
+    if settings.rows.is_none() {
+        crowd::measure(&stage, settings.rounds, &clock)?;
+    }
     println!("\nAt the end: {}", program::machine());
     Ok(())
 }
@@ -380,6 +411,15 @@ fn print(cases: &[Case]) {
     for (ours, peer) in [
         ("rrun run, root", "podman run, root"),
         ("rrun run, user with subuids", "podman run, user"),
+        ("rrun oci run", "crun run"),
+        (
+            "rrun run, default network, root",
+            "podman run, default network, root",
+        ),
+        (
+            "rrun run, default network, user",
+            "podman run, default network, user",
+        ),
         ("rrun run, root", "crun run"),
         ("rrun run, user without subuids", "crun run"),
         ("rrun exec", "podman exec"),

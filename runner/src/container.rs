@@ -56,7 +56,7 @@ pub fn create(containers: &Path, config: &ContainerConfig) -> Result<PathBuf, Ru
         .create(&dir)
         .at("make the container", &dir)?;
     let fill = || -> Result<(), RunnerError> {
-        let point = dir.join(crate::init::MOUNT_POINT);
+        let point = dir.join(crate::rootfs::MOUNT_POINT);
         make_private_dir(&point).at("make", point)?;
         config.save(&dir)?;
         if config.name.is_empty() {
@@ -502,8 +502,8 @@ pub fn mount(dir: &Path) -> Result<Mounted, RunnerError> {
     .at("make private the mounts of", dir)?;
     let line = server.as_ref().map(|server| server.line.as_fd());
     let line = line.ok_or_else(|| RunnerError::NotRunning(config.id.clone()))?;
-    let mount = crate::init::mount_overlay(line, dialect).map_err(RunnerError::Failed)?;
-    crate::init::attach_root(&mount).map_err(RunnerError::Failed)?;
+    let mount = crate::rootfs::mount_overlay(line, dialect).map_err(RunnerError::Failed)?;
+    crate::rootfs::attach_root(&mount).map_err(RunnerError::Failed)?;
     let flags =
         rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
     let root = rustix::fs::openat(&mount, ".", flags, rustix::fs::Mode::empty())

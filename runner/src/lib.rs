@@ -31,6 +31,7 @@ mod process;
 mod protocol;
 mod reaper;
 mod rooted;
+mod rootfs;
 pub mod seccomp;
 mod signals;
 mod state;

@@ -190,23 +190,20 @@ fn compose(
     let defaults = &source.defaults;
     let containers = environment.containers();
     let id = names::random_id()?;
-    let name = match &request.name {
-        Some(name) => name.clone(),
-        None => names::random_name(&containers)?,
-    };
+    let name = name(request, &containers)?;
     let parts = Parts::of_self()?;
     let map = id_map(environment);
     let root = Root::Fuse {
         server_argv: parts.serve(&containers.join(&id)),
         overlay: fs_mode::choose(request.fs_mode, &map, &source.ground, environment)?,
     };
-    let short: String = id.chars().take(12).collect();
     let joined = net::joined(request, environment)?;
     let network = net::kind(request);
     let own_name = match &joined {
         Some(other) => other.hostname.clone(),
         None if network == Network::Host || request.spaces.host_uts => host_name(),
-        None => short,
+        // The short id.
+        None => id.chars().take(12).collect(),
     };
     let pick = |asked: &Option<String>, field: &str| {
         let default = || text(defaults, field).to_owned();
@@ -257,6 +254,13 @@ fn compose(
     extra(request, defaults, &mut config);
     net::compose(request, defaults, joined.as_ref(), &mut config)?;
     Ok(config)
+}
+
+fn name(request: &CreateRequest, containers: &Path) -> Result<String, Failure> {
+    match &request.name {
+        Some(name) => Ok(name.clone()),
+        None => Ok(names::random_name(containers)?),
+    }
 }
 
 fn host_name() -> String {
