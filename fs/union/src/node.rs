@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rrun_core::{FileType, NodeId, Time};
 
@@ -61,8 +62,12 @@ pub(crate) struct State {
     pub(crate) fill: Option<Arc<Fill>>,
     /// Whether the index holds a link to the upper file.
     pub(crate) indexed: bool,
-    /// While held back writes arrive: how many, and the time of modification to keep.
-    pub(crate) held: Option<(u32, Time)>,
+    /// While held back writes arrive: how many, and the time of modification to keep, if it was
+    /// just set.
+    pub(crate) held: Option<(u32, Option<Time>)>,
+    /// When the time of modification was last set, by the file's birth too: the kernel says nothing
+    /// of a write that its coarse clock does not tell from that.
+    pub(crate) dated: Option<Instant>,
     /// Whether the file may have `security.capability`; `None` when not yet known.
     pub(crate) capable: Option<bool>,
     /// `st_ino` of an upper file that took the place of another.
@@ -109,6 +114,7 @@ impl State {
             fill: None,
             indexed: false,
             held: None,
+            dated: None,
             capable: None,
             kept_ino: None,
             dir: None,

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{is_root, options, pattern};
-use rrun_core::Errno;
-use rrun_union::{DirLayers, IdStore, Ino, OnWrite, Union, UnionError};
+use rrun_core::{Errno, Time};
+use rrun_union::{DirLayers, IdStore, Ino, OnWrite, SetAttr, SetTime, Union, UnionError};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 fn dirs(root: &Path, names: &[&str]) {
@@ -181,6 +181,36 @@ fn opening_for_reading_counts_as_reading_once_after_each_change() {
         return;
     }
     assert_eq!(union.accessed(ino), Ok(false));
+}
+
+#[test]
+fn held_back_writes_have_the_time_they_are_given_or_their_own() {
+    let place = tempfile::tempdir().unwrap();
+    let root = place.path();
+    dirs(root, &["l", "u", "w"]);
+    fs::write(root.join("l/file"), b"lower").unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let file = fs::File::options()
+        .write(true)
+        .open(root.join("l/file"))
+        .unwrap();
+    file.set_modified(old).unwrap();
+    let union = open(&[root.join("l")], &root.join("u"), &root.join("w")).unwrap();
+    let ino = union.lookup(Ino::ROOT, b"file").unwrap().ino;
+    let modified = |union: &Union| union.getattr(ino).unwrap().mtime.secs;
+    // Killed now, the server leaves a file that is seen to have changed.
+    union.write_back(ino, 0, b"upper", OnWrite::Keep).unwrap();
+    assert!(modified(&union) > 1_600_000_000);
+    let given = SetAttr {
+        mtime: Some(SetTime::At(Time {
+            secs: 1_500_000_000,
+            nanos: 7,
+        })),
+        ..SetAttr::default()
+    };
+    union.setattr(ino, &given).unwrap();
+    union.write_back(ino, 0, b"UPPER", OnWrite::Keep).unwrap();
+    assert_eq!(modified(&union), 1_500_000_000);
 }
 
 /// Mounts something that takes about 1 MiB and then answers `EDQUOT`: a tmpfs where the kernel

@@ -1,6 +1,7 @@
 //! Looking names up, reading and setting attributes.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use rrun_core::{Attr, Errno, FileType, NAME_MAX};
 use rustix::fs::{self as rfs, XattrFlags};
@@ -166,8 +167,11 @@ impl Union {
                 }
                 (done, _) => done?,
             }
-            if let (Some((_, held)), Some(_)) = (&mut state.held, set.mtime) {
-                *held = at.stat()?.attr.mtime;
+            if set.mtime.is_some() {
+                state.dated = Some(Instant::now());
+                if let Some((_, kept)) = &mut state.held {
+                    *kept = Some(at.stat()?.attr.mtime);
+                }
             }
         }
         Ok(self.shown(self.attr_of(&node, &state)?))

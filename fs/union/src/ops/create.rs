@@ -202,6 +202,7 @@ impl Union {
 
     fn newborn_state(&self, what: &Virtual, kind: FileType) -> State {
         let mut state = State::new(Where::Upper);
+        state.dated = Some(std::time::Instant::now());
         state.pretend = self.pretend(what);
         state.capable = Some(false);
         if kind == FileType::Directory {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rrun_core::{Errno, FileType, NodeId, Time};
 use rustix::fs::{self as rfs, FallocateFlags, SeekFrom};
@@ -14,6 +15,10 @@ use crate::options::AccessTimes;
 use crate::types::{Ino, OnWrite, SeekTo, SetTime, SpaceMode, WriteWhere};
 use crate::union::{Found, Union};
 use crate::upper::{At, errno};
+
+/// How long a held back write may be overtaken by the time of modification it goes with. After
+/// that, and when a killed server never hears of that time, the file has the time of the write.
+const OVERTAKING: Duration = Duration::from_secs(5);
 
 /// Source: `relatime_need_update` in `fs/inode.c`.
 fn is_a_day_old(time: Time) -> bool {
@@ -205,8 +210,8 @@ impl Union {
         source.write_at(offset, data)
     }
 
-    /// Writes what the caller held back, who keeps the time of modification meanwhile and sets
-    /// it later or not at all: the file's own stays.
+    /// Writes what the caller held back, who keeps the time of modification meanwhile and sets it
+    /// later, or has just done so: then it stays.
     ///
     /// # Errors
     ///
@@ -225,7 +230,10 @@ impl Union {
         self.drop_privileges(&node, &mut state, effect)?;
         state.held = match state.held {
             Some((count, time)) => Some((count + 1, time)),
-            None => Some((1, at.stat()?.attr.mtime)),
+            None if state.dated.is_some_and(|at| at.elapsed() < OVERTAKING) => {
+                Some((1, Some(at.stat()?.attr.mtime)))
+            }
+            None => Some((1, None)),
         };
         drop(state);
         let written = source.write_at(offset, data);
@@ -233,7 +241,9 @@ impl Union {
         state.held = match state.held {
             // The last of those under way at the same time.
             Some((1, time)) => {
-                at.set_times(None, Some(SetTime::At(time)))?;
+                if let Some(time) = time {
+                    at.set_times(None, Some(SetTime::At(time)))?;
+                }
                 None
             }
             held => held.map(|(count, time)| (count - 1, time)),
