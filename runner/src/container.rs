@@ -290,7 +290,11 @@ pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
         server_pid: 0,
         cgroups: Vec::new(),
         network: crate::net::NetState::default(),
-        finished_at: crate::time::now(),
+        finished_at: if truth.finished_at.is_empty() || truth.boot_id == state::boot_id() {
+            crate::time::now()
+        } else {
+            truth.finished_at.clone()
+        },
         ..truth
     };
     state::write(dir, &state)
@@ -348,6 +352,27 @@ pub fn load(dir: &Path) -> Result<Container, RunnerError> {
         config: ContainerConfig::load(dir)?,
         state: state::read(dir)?,
     })
+}
+
+/// Whether a container that does not run is to be started when the host has come up, by its
+/// restart policy: one that was started before and, but for `always`, was not stopped by hand.
+///
+/// Source: moby daemon, `restore` and `ShouldRestart`.
+pub fn wants_restart(one: &Container) -> bool {
+    if one.state.status != Status::Exited || one.state.started_at.is_empty() {
+        return false;
+    }
+    let policy = &one.config.restart;
+    match policy.name.as_str() {
+        "always" => true,
+        "unless-stopped" => !crate::monitor::stopped_by_hand(&one.dir),
+        "on-failure" => {
+            one.state.exit_code != 0
+                && (policy.retries_max == 0 || one.state.restart_count < policy.retries_max)
+                && !crate::monitor::stopped_by_hand(&one.dir)
+        }
+        _ => false,
+    }
 }
 
 /// Freezes all processes of the container.

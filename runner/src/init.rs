@@ -1,5 +1,6 @@
 //! Carries out a [`Plan`](crate::plan::Plan) as the container's first process.
 
+mod nodes;
 mod user_mounts;
 
 use std::fs::File;
@@ -7,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, mkdirat, openat, symlinkat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, mkdirat, openat, symlinkat};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::Signal;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -238,7 +239,7 @@ fn mount_cgroup(read_only: bool, made: &Made) {
 fn mount_dev(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
     let Step::MountDev {
         bind_nodes,
-        nodes,
+        nodes: list,
         links,
         tty_gid,
         shm,
@@ -247,21 +248,21 @@ fn mount_dev(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failur
     else {
         return Ok(());
     };
-    let mut attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    if made.nodes == DeviceNodes::Barred {
-        // The nodes below are mounts of their own.
-        attributes |= MountAttrFlags::MOUNT_ATTR_NODEV;
-    }
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let options = [("mode", "755"), ("size", "65536k")];
     let dev = mounts::new("tmpfs", &options, attributes).step("mount /dev")?;
     let dev = attach_top(made, dev, "dev")?;
-    for (name, major, minor) in nodes {
+    for (name, major, minor) in list {
         if *bind_nodes {
-            bind_node(&dev, name, *major, *minor)
+            nodes::bind(&dev, name, *major, *minor)
         } else {
-            make_node(&dev, name, *major, *minor)
+            nodes::make(&dev, name, *major, *minor)
         }
         .step(format_args!("make /dev/{name}"))?;
+    }
+    if made.nodes == DeviceNodes::Barred {
+        let names = list.iter().map(|(name, ..)| name.as_str());
+        nodes::only_these(&dev, names).step("bar other device nodes")?;
     }
     for (name, target) in links {
         symlinkat(target, &dev, name).step(format_args!("make /dev/{name}"))?;
@@ -315,36 +316,6 @@ fn attach_dev(dev: &OwnedFd, mount: &OwnedFd, name: &str) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let point = openat(dev, name, flags, Mode::empty())?;
     mounts::attach(mount.as_fd(), point.as_fd())
-}
-
-fn make_node(dev: &OwnedFd, name: &str, major: u32, minor: u32) -> io::Result<()> {
-    let mode = Mode::from_raw_mode(0o666);
-    let device = rustix::fs::makedev(major, minor);
-    match rustix::fs::mknodat(dev, name, FileType::CharacterDevice, mode, device) {
-        Err(rustix::io::Errno::PERM) => bind_node(dev, name, major, minor),
-        other => Ok(other?),
-    }
-}
-
-fn bind_node(dev: &OwnedFd, name: &str, major: u32, minor: u32) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let source = openat(CWD, Path::new("/dev").join(name), flags, Mode::empty())?;
-    check_device(&source, major, minor)?;
-    let copy = mounts::copy(source.as_fd(), false)?;
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    drop(openat(dev, name, flags, Mode::from_raw_mode(0o666))?);
-    let point = openat(dev, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    mounts::attach(copy.as_fd(), point.as_fd())
-}
-
-fn check_device(fd: &OwnedFd, want_major: u32, want_minor: u32) -> io::Result<()> {
-    let stat = fstat(fd)?;
-    let device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-    if device && major(stat.st_rdev) == want_major && minor(stat.st_rdev) == want_minor {
-        Ok(())
-    } else {
-        Err(io::Error::from_raw_os_error(libc::ENODEV))
-    }
 }
 
 fn open_terminal(line: &Line<'_>, made: &mut Made) -> Result<(), Failure> {
@@ -412,7 +383,7 @@ fn mask(where_: Place, path: &str, made: &mut Made) -> io::Result<()> {
 /// Covers a file with the null device, a directory with an empty one.
 pub(crate) fn hide(point: &OwnedFd, null: &OwnedFd, empty: &mut Option<OwnedFd>) -> io::Result<()> {
     if FileType::from_raw_mode(fstat(point)?.st_mode) != FileType::Directory {
-        check_device(null, 1, 3)?;
+        nodes::check(null, 1, 3)?;
         return mounts::attach(mounts::copy(null.as_fd(), false)?.as_fd(), point.as_fd());
     }
     if let Some(empty) = empty {

@@ -449,7 +449,7 @@ fn push_system_mounts(
     }
     let squash = matches!(config.id_map, IdMap::Squash);
     steps.push(Step::MountDev {
-        bind_nodes: user_namespace || config.bars_devices(),
+        bind_nodes: user_namespace,
         nodes: DEVICES
             .iter()
             .map(|(n, major, minor)| ((*n).to_owned(), *major, *minor))

@@ -15,6 +15,9 @@ use crate::sys;
 /// Largest `state.json` read, in bytes; ours are below 2 KiB.
 const STATE_BYTES_MAX: u64 = 1 << 20;
 
+/// Exit code of a container that the host went down with. Source: moby daemon, `restore`.
+const EXIT_CODE_OF_REBOOT: i32 = 255;
+
 /// Where a container is in its life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -121,6 +124,11 @@ pub fn read(dir: &Path) -> Result<State, RunnerError> {
         state = read_claim(dir)?;
         if state.status == Status::Restarting {
             state.status = Status::Exited;
+        } else if lives(state.status) && state.boot_id != boot_id() {
+            // The host went down with it; when, only the next boot bounds.
+            state.status = Status::Exited;
+            state.exit_code = EXIT_CODE_OF_REBOOT;
+            state.finished_at = boot_time();
         } else if lives(state.status) {
             state.status = Status::Exited;
             state.exit_code = 137;
@@ -199,6 +207,16 @@ pub(crate) fn boot_id() -> String {
         .unwrap_or_default()
 }
 
+/// When the host booted, RFC 3339; empty when the kernel does not say.
+///
+/// Source: `proc_stat(5)`.
+fn boot_time() -> String {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("btime "));
+    let seconds = line.and_then(|seconds| seconds.trim().parse().ok());
+    seconds.map_or_else(String::new, |seconds| crate::time::format(seconds, 0))
+}
+
 /// Start time of a process in clock ticks since boot; 0 when there is none.
 ///
 /// Source: `proc_pid_stat(5)`, field 22.
@@ -249,6 +267,22 @@ mod tests {
         assert_eq!(read(dir.path()).unwrap().status, Status::Running);
         drop(lock);
         assert_eq!(read(dir.path()).unwrap().status, Status::Exited);
+    }
+
+    #[test]
+    fn a_claim_of_another_boot_is_the_exit_docker_tells() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = State {
+            status: Status::Running,
+            boot_id: "another".to_owned(),
+            ..State::default()
+        };
+        write(dir.path(), &claim).unwrap();
+        // A lock that somebody holds is not of that boot.
+        let _lock = take_lock(dir.path()).unwrap().unwrap();
+        let state = read(dir.path()).unwrap();
+        assert_eq!((state.status, state.exit_code), (Status::Exited, 255));
+        assert!(state.error.is_empty() && !state.finished_at.is_empty());
     }
 
     #[test]

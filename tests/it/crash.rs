@@ -99,3 +99,85 @@ fn a_killed_import_leaves_nothing_after_the_next_command() {
         127
     );
 }
+
+/// Puts a container's claim into another boot of the host, as a crash of the host would leave it.
+fn reboot(home: &Home, id: &str) {
+    let dir = home.data().join("containers").join(id);
+    let path = dir.join("state.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let monitor = state["monitor_pid"].as_i64().unwrap();
+    state["boot_id"] = "another-boot".into();
+    kill9(u32::try_from(monitor).unwrap());
+    settled(
+        || fs::read_link(format!("/proc/{monitor}/exe")).is_err(),
+        "dead",
+    );
+    fs::write(&path, state.to_string()).unwrap();
+}
+
+#[test]
+fn a_reboot_is_told_truly_and_policies_start_what_they_should() {
+    for_all_users(|who, home| {
+        let run = |name: &str, options: &[&str]| {
+            let words = [
+                &["run", "-d", "--network", "none", "--name", name][..],
+                options,
+                &["bb:1", "sleep", "1000"],
+            ];
+            home.rrun(&words.concat()).ok().trim().to_owned()
+        };
+        let names = ["al", "us", "by-hand", "of", "no", "gone"];
+        let options: [&[&str]; 6] = [
+            &["--restart", "always"],
+            &["--restart", "unless-stopped"],
+            &["--restart", "unless-stopped"],
+            &["--restart", "on-failure"],
+            &[],
+            &["--rm"],
+        ];
+        let mut ids = Vec::new();
+        for (name, options) in names.iter().zip(options) {
+            ids.push(run(name, options));
+        }
+        home.rrun(&[
+            "create",
+            "--restart",
+            "always",
+            "--name",
+            "fresh",
+            "bb:1",
+            "true",
+        ])
+        .ok();
+        home.rrun(&["stop", "-t", "0", "by-hand"]).ok();
+        for (name, id) in names.iter().zip(&ids) {
+            if *name != "by-hand" {
+                reboot(home, id);
+            }
+        }
+        assert_eq!(home.rrun(&["ps", "-q"]).ok(), "", "{who}");
+        let shown = home.rrun(&["ps", "-a", "--filter", "name=al", "--format", "{{.Status}}"]);
+        assert!(shown.ok().starts_with("Exited (255)"), "{who}");
+        let code = home.rrun(&[
+            "inspect",
+            "-f",
+            "{{.State.ExitCode}} {{.State.Running}}",
+            "us",
+        ]);
+        assert_eq!(code.ok(), "255 false\n", "{who}");
+        home.rrun(&["exec", "al", "true"])
+            .fails(1, "is not running");
+        let started = home.rrun(&["start", "--restart-policy"]).ok();
+        assert_eq!(started, "al\nus\nof\n", "{who}");
+        let up = home.rrun(&["ps", "--format", "{{.Names}}"]).ok();
+        assert_eq!(up, "of\nus\nal\n", "{who}");
+        let left = home.rrun(&["ps", "-a", "--filter", "name=gone", "-q"]).ok();
+        assert_eq!(left, "", "{who}: --rm is honoured after all");
+        // Again it finds nothing to do.
+        assert_eq!(home.rrun(&["start", "--restart-policy"]).ok(), "", "{who}");
+        home.rrun(&["start", "no"]).ok();
+        home.rrun(&["rm", "-f", "al", "us", "of", "no", "by-hand", "fresh"])
+            .ok();
+    });
+}

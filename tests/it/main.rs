@@ -16,6 +16,7 @@ mod hybrid;
 mod images;
 mod network;
 mod oci;
+mod option_table;
 mod overlayfs;
 mod registry;
 mod run;

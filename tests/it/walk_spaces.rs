@@ -238,3 +238,97 @@ fn security_options_have_effect() {
         run(home, &["--cap-add", "FROB", "bb:1", "true"]).fails(125, "FROB");
     });
 }
+
+#[test]
+fn groups_are_added_where_they_exist() {
+    for_all_users(|who, home| {
+        let ran = shell(home, &["--group-add", "77"], "id -G");
+        if who == "user without a range" {
+            // Only one group exists there.
+            assert!(ran.code == 0 || ran.err.contains("group"), "{who}: {ran:?}");
+            return;
+        }
+        assert!(
+            ran.out.split_whitespace().any(|gid| gid == "77"),
+            "{who}: {ran:?}"
+        );
+        assert!(
+            home.rrun(&["run", "--help"]).ok().contains("--group-add"),
+            "{who}"
+        );
+    });
+}
+
+#[test]
+fn a_platform_is_looked_for() {
+    for_all_users(|who, home| {
+        let own = match std::env::consts::ARCH {
+            "x86_64" => "linux/amd64",
+            "aarch64" => "linux/arm64",
+            other => return crate::support::skip(&format!("no name for {other}")),
+        };
+        assert_eq!(
+            run(home, &["--platform", own, "bb:1", "echo", "x"]).out,
+            "x\n",
+            "{who}"
+        );
+        let other = run(
+            home,
+            &[
+                "--platform",
+                "linux/frob",
+                "--pull",
+                "never",
+                "bb:1",
+                "true",
+            ],
+        );
+        assert_eq!(other.code, 125, "{who}: {other:?}");
+    });
+}
+
+#[test]
+fn mounts_of_the_host_spread_as_far_as_they_can() {
+    for_all_users(|who, home| {
+        let dir = home.path("spread");
+        std::fs::create_dir(&dir).unwrap();
+        home.own(&dir);
+        let volume = |word: &str| format!("{}:/m:{word}", dir.display());
+        if who != "caller" || !is_root() {
+            // Nothing here is shared, unless the whole host is.
+            let ran = run(home, &["-v", &volume("rslave"), "bb:1", "true"]);
+            assert!(
+                ran.code == 0 || ran.err.contains("not a shared or slave mount"),
+                "{who}"
+            );
+            return;
+        }
+        // In a mount namespace of its own, so that the host never sees it.
+        let rrun = crate::support::binary();
+        let shared = format!("{}:/s:rshared", dir.display());
+        let script = format!(
+            "mount -t tmpfs none '{dir}' && mount --make-private '{dir}' && cd / && \
+             ! $R create -v {slave} bb:1 true 2>&1 | grep -c 'not a shared or slave mount' | grep -qv 1 && \
+             mount --make-shared '{dir}' && mkdir '{dir}/sub' '{dir}/back' && \
+             $R run -d --name sp --privileged --network none -v {slave} -v {shared} bb:1 sleep 1000 && \
+             mount -t tmpfs none '{dir}/sub' && touch '{dir}/sub/seen' && \
+             $R exec sp ls /m/sub && \
+             $R exec --privileged sp mount -t tmpfs none /s/back && $R exec sp touch /s/back/seen && \
+             ls '{dir}/back'; $R exec sp grep -c ' /m' /proc/mounts; $R rm -f sp",
+            dir = dir.display(),
+            slave = volume("rslave"),
+            shared = shared,
+        );
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-m", "--propagation", "private", "sh", "-c", &script]);
+        for (key, value) in home.command().get_envs() {
+            if let Some(value) = value {
+                command.env(key, value);
+            }
+        }
+        command.env("R", rrun).stdin(std::process::Stdio::null());
+        let ran = crate::support::finish(command, &["unshare"]);
+        let lines: Vec<&str> = ran.out.lines().skip(1).collect();
+        assert_eq!(lines, ["seen", "seen", "3", "sp"], "{ran:?}");
+    });
+}

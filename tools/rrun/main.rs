@@ -39,6 +39,28 @@ fn main() -> process::ExitCode {
     process::ExitCode::from(code.0)
 }
 
+/// Parses a command line, again for each switch that has a value.
+fn parse(argv: &[std::ffi::OsString]) -> Result<Result<LowArgs, clap::Error>, Failure> {
+    let mut argv = argv.to_vec();
+    loop {
+        // Each time there is one fewer.
+        let error = match LowArgs::try_parse_from(&argv) {
+            Ok(low) => match args::plain_letters(&argv, &low) {
+                Some(better) => {
+                    argv = better?;
+                    continue;
+                }
+                None => return Ok(Ok(low)),
+            },
+            Err(error) => error,
+        };
+        match args::plain_switches(&argv, &error) {
+            Some(better) => argv = better?,
+            None => return Ok(Err(error)),
+        }
+    }
+}
+
 fn command_line(argv: &[std::ffi::OsString]) -> Result<ExitCode, Failure> {
     let words: Vec<String> = argv
         .iter()
@@ -48,7 +70,7 @@ fn command_line(argv: &[std::ffi::OsString]) -> Result<ExitCode, Failure> {
     if let Some(failure) = args::mistaken(&words) {
         return Err(failure);
     }
-    let low = match LowArgs::try_parse_from(argv) {
+    let low = match parse(argv)? {
         Ok(low) => low,
         Err(error)
             if matches!(

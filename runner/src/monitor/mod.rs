@@ -7,7 +7,7 @@ mod restart;
 mod serve;
 
 pub(crate) use launch::{start_server, start_supervisor, write_id_map};
-pub(crate) use restart::{clear_stopped, mark_stopped};
+pub(crate) use restart::{clear_stopped, mark_stopped, stopped_by_hand};
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -265,11 +265,14 @@ pub(crate) struct RunArgs {
 #[command(override_usage = "rrun start [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct StartArgs {
     /// Containers by name or id
-    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "filter"])]
+    #[arg(value_name = "CONTAINER", required_unless_present_any = ["all", "filter", "restart_policy"])]
     pub(crate) containers: Vec<String>,
     /// All containers that do not run
     #[arg(long)]
     pub(crate) all: bool,
+    /// All containers whose restart policy wants them up: for the start of the host
+    #[arg(long = "restart-policy", conflicts_with_all = ["containers", "all", "attach", "interactive"])]
+    pub(crate) restart_policy: bool,
     /// Only containers that match, as with ps
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<String>,

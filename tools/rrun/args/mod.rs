@@ -1,5 +1,6 @@
 //! What was typed. Nothing here touches the system; `request` resolves it.
 
+mod booleans;
 mod choice;
 mod container;
 mod hints;
@@ -12,6 +13,7 @@ mod system;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use booleans::{plain as plain_switches, plain_letters};
 pub(crate) use choice::Choice;
 pub(crate) use container::{
     AttachArgs, CpArgs, CreateArgs, DiffArgs, ExecArgs, ExportArgs, KillArgs, PauseArgs, PortArgs,

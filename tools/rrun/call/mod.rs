@@ -1,5 +1,6 @@
 //! From a request to the libraries and back.
 
+mod after_boot;
 mod changes;
 mod choice;
 mod container;

@@ -10,7 +10,7 @@ use rrun_runner::{ContainerConfig, RunnerError, StartOptions, container, names, 
 use super::choice::{self, Which};
 use super::create::{self, Created};
 use super::hidden::Parts;
-use super::{mount_points, volume};
+use super::{after_boot, mount_points, volume};
 use crate::args::{AttachArgs, Choice, CreateArgs, RunArgs, StartArgs};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
@@ -32,6 +32,11 @@ pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, 
     let quiet = args.create.quiet;
     let request = request::create(args.create, "run")?;
     let attach = !args.detach;
+    if args.detach && !request.attach.is_empty() {
+        return Err(Failure::flags(
+            "conflicting options: cannot specify both --attach and --detach",
+        ));
+    }
     check_terminal(request.tty && request.interactive && attach)?;
     let created = create::create(&request, environment, quiet).map_err(Failure::engine)?;
     if request.dry_run {
@@ -145,6 +150,9 @@ fn follow(socket: &OwnedFd, options: &AttachOptions) -> Result<ExitCode, Failure
 
 /// `rrun start`.
 pub(crate) fn start_all(args: &StartArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+    if args.restart_policy {
+        return after_boot::start(environment);
+    }
     let follow_one = args.attach || args.interactive;
     let choice = Choice {
         containers: args.containers.clone(),
@@ -181,7 +189,7 @@ pub(crate) fn start_all(args: &StartArgs, environment: &Environment) -> Result<E
     Ok(code)
 }
 
-fn start_one(
+pub(super) fn start_one(
     name: &str,
     attach: bool,
     environment: &Environment,

@@ -117,6 +117,7 @@ fn source(
             let record = image::find_or_pull(&store, name, request, environment, quiet)
                 .map_err(|failure| failure.code(ExitCode::ENGINE))?;
             let config = ImageConfig::parse(store.blob(&record.config)?)?;
+            check_platform(request, name, &config.value)?;
             // Built now, where a failure has somebody to be told to.
             store.base(&record.diff_ids())?;
             Ok(Source {
@@ -130,6 +131,38 @@ fn source(
             })
         }
     }
+}
+
+/// Refuses an image that is for another platform than the one asked for.
+///
+/// Source of the words: moby daemon, `getImage`.
+fn check_platform(request: &CreateRequest, name: &str, config: &Value) -> Result<(), Failure> {
+    let Some(platform) = &request.platform else {
+        return Ok(());
+    };
+    let mut asked = platform.split('/');
+    let (os, arch) = (asked.next().unwrap_or_default(), asked.next());
+    let arch = arch.map(|arch| match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    });
+    let own = (text(config, "os"), text(config, "architecture"));
+    let fits = |asked: &str, own: &str| own.is_empty() || asked.eq_ignore_ascii_case(own);
+    if fits(os, own.0) && arch.is_none_or(|arch| fits(arch, own.1)) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        ExitCode::ENGINE,
+        format!(
+            "image with reference {name} was found but its platform ({}/{}) does not match the \
+             specified platform ({platform})",
+            own.0, own.1
+        ),
+    )
+    .hint(format!(
+        "fetch the other with 'rrun pull --platform {platform} {name}'"
+    )))
 }
 
 fn texts(defaults: &Value, field: &str) -> Vec<String> {
