@@ -505,9 +505,12 @@ impl Call<'_, '_> {
     }
 
     fn ioctl(&mut self) -> Result<(), Errno> {
+        // What the kernel holds back would be refused when it comes.
         let rules = match self.context.options.open_mode {
-            OpenMode::Silent => FlagRules::Harmless,
-            OpenMode::KeepCache | OpenMode::Passthrough => FlagRules::All,
+            OpenMode::KeepCache | OpenMode::Passthrough if !self.context.session.writeback => {
+                FlagRules::All
+            }
+            OpenMode::Silent | OpenMode::KeepCache | OpenMode::Passthrough => FlagRules::Harmless,
         };
         let changed = crate::flags::ioctl(
             self.union,

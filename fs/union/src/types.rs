@@ -97,7 +97,8 @@ pub enum WriteWhere {
 pub enum FlagRules {
     /// All.
     All,
-    /// None that protects a file from being opened for writing, because opens are not seen.
+    /// None that protects a file from being written, because opens are not seen, or writes come
+    /// late.
     Harmless,
 }
 
