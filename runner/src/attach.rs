@@ -74,6 +74,7 @@ pub fn connect(dir: &Path) -> Result<OwnedFd, RunnerError> {
     use rustix::net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with,
     };
+    crate::peers::answer(dir)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let handle = openat(CWD, dir, flags, Mode::empty()).at("open", dir)?;
     let number = std::os::fd::AsRawFd::as_raw_fd(&handle);

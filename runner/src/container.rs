@@ -32,7 +32,7 @@ pub(crate) fn id_of(dir: &Path) -> String {
         .unwrap_or_default()
 }
 
-fn make_private_dir(path: &Path) -> io::Result<()> {
+pub(crate) fn make_private_dir(path: &Path) -> io::Result<()> {
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
@@ -51,23 +51,24 @@ pub fn create(containers: &Path, config: &ContainerConfig) -> Result<PathBuf, Ru
         .create(containers)
         .at("make", containers)?;
     let dir = containers.join(&config.id);
+    let staging = crate::staging::Staging::enter(containers)?;
+    let new = staging.dir.join(&config.id);
     std::fs::DirBuilder::new()
         .mode(0o700)
-        .create(&dir)
-        .at("make the container", &dir)?;
+        .create(&new)
+        .at("make the container", &new)?;
     let fill = || -> Result<(), RunnerError> {
-        let point = dir.join(crate::rootfs::MOUNT_POINT);
+        let point = new.join(crate::rootfs::MOUNT_POINT);
         make_private_dir(&point).at("make", point)?;
-        config.save(&dir)?;
-        if config.name.is_empty() {
-            Ok(())
-        } else {
-            names::take(containers, &config.name, &config.id)
+        config.save(&new)?;
+        if !config.name.is_empty() {
+            names::take(containers, &config.name, &config.id)?;
         }
+        std::fs::rename(&new, &dir).at("make the container", &dir)
     };
     if let Err(error) = fill() {
         // What matters is why it failed, not that debris is left.
-        let _left = std::fs::remove_dir_all(&dir);
+        let _left = std::fs::remove_dir_all(&new);
         return Err(error);
     }
     Ok(dir)
@@ -95,6 +96,7 @@ pub fn kill(dir: &Path, signal: i32) -> Result<(), RunnerError> {
     let own = || ContainerConfig::load(dir).ok()?.stop_signal_number();
     if ENDING.contains(&signal) || own() == Some(signal) {
         crate::monitor::mark_stopped(dir);
+        crate::peers::wake(&state::read_claim(dir)?);
     }
     let state = state::read(dir)?;
     let not_running = || RunnerError::NotRunning(id_of(dir));
@@ -124,6 +126,7 @@ pub fn stop(dir: &Path, timeout: Duration) -> Result<(), RunnerError> {
     let signal = config.stop_signal_number().unwrap_or(libc::SIGTERM);
     crate::monitor::mark_stopped(dir);
     let claim = state::read_claim(dir)?;
+    crate::peers::wake(&claim);
     if claim.status == Status::Restarting
         && let Some((_, monitor)) = state::open_process(claim.monitor_pid, claim.monitor_start)
     {
@@ -241,6 +244,7 @@ fn end_starting(dir: &Path) -> Result<(), RunnerError> {
     if claim.status != Status::Created {
         return stop(dir, Duration::ZERO);
     }
+    crate::peers::wake(&claim);
     kill_server(&claim);
     if wait_end(dir, Some(GRACE))? {
         return Ok(());
@@ -474,6 +478,7 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
 /// When it does not run, or may not be joined.
 pub fn enter(dir: &Path) -> Result<std::os::fd::OwnedFd, RunnerError> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+    crate::peers::answer(dir)?;
     let config = ContainerConfig::load(dir)?;
     let state = state::read(dir)?;
     let not_running = || RunnerError::NotRunning(id_of(dir));
@@ -560,6 +565,7 @@ pub fn sync(dir: &Path, helper_argv: &[OsString]) -> Result<(), RunnerError> {
     let Some((program, arguments)) = helper_argv.split_first() else {
         return Ok(());
     };
+    crate::peers::answer(dir)?;
     let output = std::process::Command::new(program)
         .args(arguments)
         .stdin(std::process::Stdio::from(pidfd))

@@ -180,6 +180,7 @@ fn start(dir: &Path, config: &ContainerConfig, exec: &ExecSpec) -> Result<Starte
         return Err(not_running());
     }
     let (_, pidfd) = state::open_init(&state).ok_or_else(not_running)?;
+    crate::peers::answer(dir)?;
     let spec = process_spec(config, exec);
     let filters = Filters::prepare(&spec, config)?;
     let pipes = Pipes::make(exec).at("make the streams of", dir)?;

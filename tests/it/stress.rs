@@ -9,15 +9,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Home, for_all_users, is_root, processes};
+use crate::support::{Home, count, for_all_users, is_root, processes};
 
 /// Longer than any command takes on a busy machine; the point is that it ends at all.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
-
-fn count(name: &str, default: usize) -> usize {
-    let text = std::env::var(name).unwrap_or_default();
-    text.parse().unwrap_or(default)
-}
 
 /// What a host has of a home's containers.
 struct Census {
@@ -69,7 +64,9 @@ impl Census {
         {
             let path = entry.unwrap().path();
             let inside = fs::read_dir(&path).map_or(0, Iterator::count);
-            if path.file_name().unwrap() != "names" || inside > 0 {
+            // A command that was killed early leaves what the next one to make a container removes.
+            let name = path.file_name().unwrap();
+            if name != "new" && (name != "names" || inside > 0) {
                 left.push(format!("directory {} of {inside}", path.display()));
             }
         }

@@ -26,6 +26,7 @@ fn main() -> process::ExitCode {
     if let Some(code) = call::hidden(&argv) {
         return process::ExitCode::from(code.0);
     }
+    call::seal(&argv);
     if let Some(code) = call::oci(&argv) {
         return process::ExitCode::from(code.0);
     }

@@ -42,6 +42,8 @@ pub(super) struct Running {
     pub(super) attached: Option<OwnedFd>,
     pub(super) log: LogWriter,
     pub(super) signals: OwnedFd,
+    /// Where clients attach; there before anybody hears that the container runs.
+    pub(super) listener: OwnedFd,
     pub(super) warnings: Vec<String>,
     /// Its mount namespace, as the links of `/proc` name it, by which its processes are known
     /// when they are among those of another container.
@@ -112,6 +114,7 @@ fn begin(
         rustix::process::set_child_subreaper(rustix::process::Pid::from_raw(1))
             .at("take over what is left by", dir)?;
     }
+    let listener = super::serve::listen(dir)?;
     let (server, state) = claim(dir, &config)?;
     let started = start_processes(dir, &config, options, server);
     let mut started = match started {
@@ -165,6 +168,7 @@ fn begin(
         attached,
         log,
         signals,
+        listener,
         warnings: started.warnings,
         mount_namespace,
         lock,

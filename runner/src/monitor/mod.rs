@@ -145,6 +145,7 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: u32) -> bool {
 ///
 /// When the container cannot be started; the starter was told the same.
 pub fn run(dir: &Path, options: &MonitorOptions) -> Result<(), RunnerError> {
+    crate::seal::take_name();
     let line = sys::inherited(LINE_FD).at("take over the start line of", dir)?;
     match launch::launch(dir, &line) {
         Ok(mut container) => {
@@ -276,11 +277,15 @@ pub fn start(
         (log.as_fd(), 2),
         (theirs.as_fd(), LINE_FD),
     ];
-    sys::spawn(&sys::Spawn {
+    let spawn = sys::Spawn {
         argv: monitor_argv,
         fds: &fds,
         session: true,
-    })
+    };
+    match crate::seal::program() {
+        Some(sealed) => sys::spawn_program(sealed.path().as_os_str(), &spawn, None),
+        None => sys::spawn(&spawn),
+    }
     .at("start the monitor of", dir)?;
     drop(theirs);
     match channel::receive(&ours).at("hear from the monitor of", dir)? {

@@ -107,7 +107,6 @@ pub(super) fn serve(
     running: &mut Running,
     options: &MonitorOptions,
 ) -> Result<Clients, RunnerError> {
-    let listener = listen(&running.dir)?;
     let longest = Duration::from_secs(u64::from(running.config.run_timeout_s));
     let mut this = Loop {
         clients: Vec::new(),
@@ -123,7 +122,7 @@ pub(super) fn serve(
     if let Some(socket) = this.running.attached.take() {
         this.adopt(socket);
     }
-    while !this.turn(&listener)? {}
+    while !this.turn()? {}
     this.drain_outputs();
     this.settle();
     Ok(Clients(this.clients))
@@ -131,7 +130,7 @@ pub(super) fn serve(
 
 /// Listens on the attach socket, reached through the directory's descriptor: paths of sockets are
 /// bounded to 108 bytes.
-fn listen(dir: &Path) -> Result<OwnedFd, RunnerError> {
+pub(super) fn listen(dir: &Path) -> Result<OwnedFd, RunnerError> {
     use rustix::net::{
         AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
     };
@@ -167,8 +166,8 @@ impl Loop<'_> {
     }
 
     /// Waits once and handles what came; true when the container has ended.
-    fn turn(&mut self, listener: &OwnedFd) -> Result<bool, RunnerError> {
-        let ready = self.wait(listener)?;
+    fn turn(&mut self) -> Result<bool, RunnerError> {
+        let ready = self.wait()?;
         let mut ended = false;
         for (source, flags) in ready {
             match source {
@@ -178,7 +177,7 @@ impl Loop<'_> {
                 Source::Signals => self.signalled(),
                 Source::Listener => {
                     let flags = rustix::net::SocketFlags::CLOEXEC;
-                    if let Ok(socket) = rustix::net::accept_with(listener, flags) {
+                    if let Ok(socket) = rustix::net::accept_with(&self.running.listener, flags) {
                         self.adopt(socket);
                     }
                 }
@@ -226,12 +225,12 @@ impl Loop<'_> {
         }
     }
 
-    fn wait(&self, listener: &OwnedFd) -> Result<Vec<(Source, PollFlags)>, RunnerError> {
+    fn wait(&self) -> Result<Vec<(Source, PollFlags)>, RunnerError> {
         let running = &self.running;
         let mut list: Vec<(Source, BorrowedFd<'_>, PollFlags)> = vec![
             (Source::Init, running.init.pidfd.as_fd(), PollFlags::IN),
             (Source::Signals, running.signals.as_fd(), PollFlags::IN),
-            (Source::Listener, listener.as_fd(), PollFlags::IN),
+            (Source::Listener, running.listener.as_fd(), PollFlags::IN),
         ];
         if let Some(server) = &running.server {
             list.push((Source::Server, server.pidfd.as_fd(), PollFlags::IN));

@@ -219,6 +219,12 @@ pub(crate) fn processes(text: &str) -> Vec<u32> {
     found
 }
 
+/// How often something is to be tried: few times here, as often as `name` says where time is.
+pub(crate) fn count(name: &str, default: usize) -> usize {
+    let text = std::env::var(name).unwrap_or_default();
+    text.parse().unwrap_or(default)
+}
+
 /// Says why a test is not run here.
 pub(crate) fn skip(why: &str) {
     eprintln!("SKIPPED: {why}");

@@ -38,7 +38,7 @@ use crate::args::Call;
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 
-pub(crate) use hidden::run as hidden;
+pub(crate) use hidden::{run as hidden, seal};
 pub(crate) use oci::run as oci;
 
 /// The version of this program.
