@@ -262,3 +262,84 @@ fn errors_are_told_to_the_engine() {
         bundle.oci(&["--log-format", "xml", "list"]).fails(1, "xml");
     });
 }
+
+#[test]
+fn memory_and_processors_are_placed() {
+    for_bundles(|name, mut bundle| {
+        bundle.spec["linux"]["memoryPolicy"] =
+            json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
+        if Path::new("/proc/self/numa_maps").is_file() {
+            bundle.script("head -n 1 /proc/self/numa_maps | cut -d ' ' -f 2");
+            let ran = bundle.run();
+            assert_eq!(ran.out, "bind=static:0\n", "{name}: {ran:?}");
+        } else {
+            skip("this kernel has no memory policies");
+        }
+        bundle.spec["linux"]["memoryPolicy"] = json!({"mode": "MPOL_FROB"});
+        let ran = bundle.run();
+        assert!(ran.err.contains("MPOL_FROB"), "{name}: {ran:?}");
+        bundle.spec["linux"]["memoryPolicy"] = Value::Null;
+        bundle.spec["process"]["execCPUAffinity"] = json!({"initial": "0-1", "final": "0"});
+        bundle.script("sleep 1000");
+        bundle.save();
+        if name != "caller" {
+            // The shell below runs as ourselves.
+            return;
+        }
+        // A detached process holds the streams of its creator: a pipe would never end.
+        let script = format!(
+            "exec \"$0\" oci --root {} run -d box >/dev/null 2>&1",
+            bundle.home.path("oci").display()
+        );
+        let program = crate::support::binary();
+        let mut shell = std::process::Command::new("/bin/sh");
+        shell.args(["-c", &script, program.to_str().unwrap()]);
+        shell.current_dir(&bundle.dir);
+        finish(shell, &["run"]).ok();
+        let words = [
+            "exec",
+            "box",
+            "grep",
+            "Cpus_allowed_list",
+            "/proc/self/status",
+        ];
+        assert!(bundle.oci(&words).ok().ends_with("\t0\n"), "{name}");
+        bundle.oci(&["delete", "--force", "box"]).ok();
+        bundle.spec["process"]["execCPUAffinity"] = json!({"initial": "frob"});
+        assert!(bundle.run().err.contains("invalid list"), "{name}");
+    });
+}
+
+#[test]
+fn network_devices_are_moved_into_a_bundle() {
+    for_bundles(|name, mut bundle| {
+        bundle.spec["linux"]["netDevices"] = json!({"rrx0": {"name": "in0"}});
+        if name != "caller" || !crate::support::is_root() || !crate::support::has("ip") {
+            return;
+        }
+        let namespaces = bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|one| one["type"] != "network");
+        namespaces.push(json!({"type": "network"}));
+        bundle.script(
+            "ip -o addr show dev in0 | grep -o '10.9.9.1/24'; ip -o link show in0 | grep -c UP",
+        );
+        bundle.save();
+        let root = bundle.home.path("oci");
+        let line = format!(
+            "ip link add rrx0 type veth peer name rry0 && ip addr add 10.9.9.1/24 dev rrx0 && \
+             cd {} && {} oci --root {} run box",
+            bundle.dir.display(),
+            crate::support::binary().display(),
+            root.display()
+        );
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-n", "sh", "-c", &line]);
+        command.stdin(std::process::Stdio::null());
+        let ran = finish(command, &["unshare"]);
+        assert_eq!(ran.out, "10.9.9.1/24\n1\n", "{ran:?}");
+        let missing = bundle.run();
+        assert!(missing.err.contains("rrx0"), "{missing:?}");
+        bundle.spec["linux"]["netDevices"] = json!({"a/b": {}});
+        assert!(bundle.run().err.contains("invalid network device name"));
+    });
+}

@@ -100,7 +100,9 @@ fn block_device() -> Option<(String, u32, u32)> {
     use std::os::unix::fs::MetadataExt;
     let readable = |name: String| {
         let data = std::fs::metadata(&name).ok()?;
-        std::fs::File::open(&name).ok()?;
+        // One that is not in use is empty.
+        let mut file = std::fs::File::open(&name).ok()?;
+        std::io::Read::read_exact(&mut file, &mut [0]).ok()?;
         let number = data.rdev();
         Some((name, rustix::fs::major(number), rustix::fs::minor(number)))
     };

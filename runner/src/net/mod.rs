@@ -223,6 +223,32 @@ pub(crate) fn cleanup(state: &NetState, dir: &Path) {
     }
 }
 
+/// Moves an interface of the host into a network namespace, where it is up and has another name
+/// and its old addresses.
+///
+/// # Errors
+///
+/// When there is none of this name, or the caller has no `CAP_NET_ADMIN` on both sides.
+pub(crate) fn give_device(
+    outside: &str,
+    inside: &str,
+    netns: &std::os::fd::OwnedFd,
+) -> std::io::Result<()> {
+    use std::os::fd::AsFd;
+    let here = netlink::Route::open()?;
+    let index = here.index(outside)?;
+    let addresses = here.addresses(index)?;
+    here.give(index, inside, netns.as_fd())?;
+    inside::within(netns, || {
+        let there = netlink::Route::open()?;
+        let index = there.index(inside)?;
+        there.set_up(index, None, None)?;
+        addresses
+            .iter()
+            .try_for_each(|address| there.put_address(index, address))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

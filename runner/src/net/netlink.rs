@@ -24,7 +24,16 @@ const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
+/// Asks for all there are, and ends the answer. Source: `linux/netlink.h`.
+const DUMP: u16 = 0x300;
+const NLMSG_DONE: u16 = 3;
+/// An address that was given by hand, and one that is valid everywhere. Source: `linux/if_addr.h`.
+const IFA_F_PERMANENT: u8 = 0x80;
+const UNIVERSE: u8 = 0;
+/// Largest list of addresses read, in bytes: some thousand of them.
+const DUMP_BYTES_MAX: usize = 1 << 20;
 /// Marks an attribute that holds attributes. Source: `linux/netlink.h`.
 const NESTED: u16 = 0x8000;
 /// Attributes of an interface. Source: `linux/if_link.h`.
@@ -154,6 +163,11 @@ pub(super) fn exchange(socket: &OwnedFd, bytes: &[u8], expected: usize) -> io::R
     Ok(())
 }
 
+fn half(bytes: &[u8], at: usize) -> u16 {
+    let found = bytes.get(at..at + 2).and_then(|two| two.try_into().ok());
+    found.map_or(0, u16::from_ne_bytes)
+}
+
 fn word(bytes: &[u8], at: usize) -> u32 {
     let found = bytes.get(at..at + 4).and_then(|four| four.try_into().ok());
     found.map_or(0, u32::from_ne_bytes)
@@ -277,6 +291,61 @@ impl Route {
         self.call(request)
     }
 
+    /// The lasting addresses of an interface, as [`Self::put_address`] takes them: family, bits of
+    /// the prefix, attributes.
+    pub(super) fn addresses(&self, index: u32) -> io::Result<Vec<(u8, u8, Vec<u8>)>> {
+        let mut request = Request::new(RTM_GETADDR, DUMP);
+        request.put(&[0; 8]);
+        send(&self.socket, &request.finish(1), SendFlags::empty())?;
+        let mut found = Vec::new();
+        let mut read = 0;
+        let mut buffer = vec![0_u8; 4 * ANSWER_BYTES];
+        while read < DUMP_BYTES_MAX {
+            let (count, _) = recv(&self.socket, &mut *buffer, RecvFlags::empty())?;
+            read += count;
+            let mut rest = buffer.get(..count).unwrap_or_default();
+            while rest.len() >= HEADER {
+                let length = usize::try_from(word(rest, 0)).unwrap_or(0);
+                let message = rest.get(..length).filter(|message| message.len() >= HEADER);
+                let Some(message) = message else { break };
+                let kind = message.get(4..6).unwrap_or_default();
+                if kind == short(NLMSG_DONE) {
+                    return Ok(found);
+                }
+                if let Some(errno) = error_of(message) {
+                    return Err(io::Error::from_raw_os_error(-errno));
+                }
+                if kind == short(RTM_NEWADDR) {
+                    found.extend(lasting(message, index));
+                }
+                rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EMSGSIZE))
+    }
+
+    /// Gives an interface an address as it was read from another.
+    pub(super) fn put_address(
+        &self,
+        index: u32,
+        (family, prefix_bits, attributes): &(u8, u8, Vec<u8>),
+    ) -> io::Result<()> {
+        let mut request = Request::new(RTM_NEWADDR, ACK | CREATE | EXCL);
+        request.put(&[*family, *prefix_bits, 0, UNIVERSE]);
+        request.put(&long(index));
+        request.put(attributes);
+        self.call(request)
+    }
+
+    /// Moves an interface into another network namespace, where it has another name.
+    pub(super) fn give(&self, index: u32, name: &str, netns: BorrowedFd<'_>) -> io::Result<()> {
+        let mut request = link(RTM_NEWLINK, ACK, index, false);
+        request.text(IFLA_IFNAME, name);
+        let fd = netns.as_raw_fd().cast_unsigned();
+        request.attribute(IFLA_NET_NS_FD, &long(fd));
+        self.call(request)
+    }
+
     /// Sends packets for elsewhere to `gateway`.
     pub(super) fn add_default_route(&self, index: u32, gateway: Ipv4Addr) -> io::Result<()> {
         let mut request = Request::new(RTM_NEWROUTE, ACK | CREATE | EXCL);
@@ -287,6 +356,33 @@ impl Route {
         request.attribute(RTA_OIF, &long(index));
         self.call(request)
     }
+}
+
+/// Bytes of a message's header. Source: `struct nlmsghdr`.
+const HEADER: usize = 16;
+
+/// What is to be kept of an address: of this interface, given by hand, valid everywhere.
+fn lasting(message: &[u8], index: u32) -> Option<(u8, u8, Vec<u8>)> {
+    let own = message.get(HEADER..HEADER + 8)?;
+    let [family, prefix_bits, flags, scope, ..] = *own else {
+        return None;
+    };
+    let kept = word(own, 4) == index && flags & IFA_F_PERMANENT != 0 && scope == UNIVERSE;
+    if !kept {
+        return None;
+    }
+    let mut attributes = Vec::new();
+    let mut rest = message.get(HEADER + 8..)?;
+    while rest.len() >= 4 {
+        let length = usize::from(half(rest, 0));
+        let kind = half(rest, 2);
+        let whole = rest.get(..length.max(4).next_multiple_of(4).min(rest.len()))?;
+        if [IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST].contains(&kind) {
+            attributes.extend_from_slice(whole);
+        }
+        rest = rest.get(whole.len()..)?;
+    }
+    Some((family, prefix_bits, attributes))
 }
 
 /// `struct ifinfomsg`.

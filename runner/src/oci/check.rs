@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::plan::{Namespaces, invalid};
-use super::spec::{Hook, Process, Spec};
+use super::spec::{Hook, Linux, Process, Spec};
 use crate::error::Failure;
 use crate::sys;
+
+/// Longest name of an interface in bytes. Source: `IFNAMSIZ`, `linux/if.h`.
+const INTERFACE_NAME_MAX: usize = 15;
 
 /// Kernel parameters that belong to an IPC namespace, `fs.mqueue.*` apart.
 const IPC_SYSCTLS: [&str; 8] = [
@@ -47,14 +50,13 @@ pub(crate) fn check(spec: &Spec) -> Result<(), Failure> {
         check_hook(hook)?;
     }
     let linux = &spec.linux;
-    for (name, given) in [
-        ("netDevices", !linux.net_devices.is_empty()),
-        ("memoryPolicy", linux.memory_policy.is_some()),
-        ("intelRdt", linux.intel_rdt.is_some()),
-    ] {
-        if given {
-            return Err(invalid(format!("linux.{name} is not supported")));
-        }
+    if linux.intel_rdt.is_some() {
+        // It needs processors that have it, and their file system.
+        return Err(invalid("linux.intelRdt is not supported"));
+    }
+    check_net_devices(linux)?;
+    if let Some(policy) = &linux.memory_policy {
+        super::place_of_memory::parse(policy)?;
     }
     for mount in &spec.mounts {
         if mount.destination.as_os_str().is_empty() {
@@ -62,6 +64,36 @@ pub(crate) fn check(spec: &Spec) -> Result<(), Failure> {
         }
     }
     spec.process.as_ref().map_or(Ok(()), check_process)
+}
+
+/// Devices go into a network namespace that is not the host's, under names it can have.
+fn check_net_devices(linux: &Linux) -> Result<(), Failure> {
+    if linux.net_devices.is_empty() {
+        return Ok(());
+    }
+    if !linux.namespaces.iter().any(|one| one.kind == "network") {
+        return Err(invalid("netDevices need a network namespace"));
+    }
+    let mut seen = BTreeSet::new();
+    for (outside, device) in &linux.net_devices {
+        let inside = if device.name.is_empty() {
+            outside
+        } else {
+            &device.name
+        };
+        for name in [outside, inside] {
+            let good = (1..=INTERFACE_NAME_MAX).contains(&name.len())
+                && ![".", ".."].contains(&name.as_str())
+                && !name.contains(|letter: char| "/:%".contains(letter) || letter.is_whitespace());
+            if !good {
+                return Err(invalid(format!("invalid network device name {name:?}")));
+            }
+        }
+        if !seen.insert(inside) {
+            return Err(invalid(format!("two network devices are named {inside:?}")));
+        }
+    }
+    Ok(())
 }
 
 fn check_hook(hook: &Hook) -> Result<(), Failure> {
@@ -83,8 +115,10 @@ pub(crate) fn check_process(process: &Process) -> Result<(), Failure> {
     if process.args.is_empty() {
         return Err(invalid("the process has no args"));
     }
-    if process.exec_cpu_affinity.is_some() {
-        return Err(invalid("execCPUAffinity is not supported"));
+    if let Some(affinity) = &process.exec_cpu_affinity {
+        for list in [&affinity.initial, &affinity.last] {
+            super::place_of_memory::mask(list)?;
+        }
     }
     if !Path::new(&process.cwd).is_absolute() {
         return Err(invalid(format!(

@@ -99,6 +99,7 @@ pub fn exec(registry: &Registry, id: &str, options: &ExecOptions) -> Result<i32,
         },
         kinds: foreign_namespaces(&container),
         root: open_root(&container).at("open the root of", id)?,
+        affinity: affinity(&process).map_err(RunnerError::Failed)?,
         pidfd,
         detach: options.detach,
     };
@@ -208,6 +209,8 @@ fn open_root(container: &Container) -> std::io::Result<OwnedFd> {
 
 /// What the child sides need.
 struct Entry {
+    /// Its processors, before and after it enters the control groups.
+    affinity: (Vec<u64>, Vec<u64>),
     doors: Vec<std::fs::File>,
     spec: ProcessSpec,
     filters: Filters,
@@ -259,6 +262,13 @@ fn make(
     heard
 }
 
+/// The processors before and after the control groups are entered.
+fn affinity(process: &Process) -> Result<(Vec<u64>, Vec<u64>), Failure> {
+    let asked = process.exec_cpu_affinity.clone().unwrap_or_default();
+    let mask = super::place_of_memory::mask;
+    Ok((mask(&asked.initial)?, mask(&asked.last)?))
+}
+
 /// Joins the container and makes the process there; the caller then ends.
 fn enter(entry: &Entry, line: &init::Line<'_>) -> Result<(), Failure> {
     use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -266,7 +276,10 @@ fn enter(entry: &Entry, line: &init::Line<'_>) -> Result<(), Failure> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("protect the process")?;
     let mut made = Made::default();
     setup::open_host(&mut made)?;
+    // Entering a group may change the processors, so each list has its moment.
+    set_affinity(&entry.affinity.0)?;
     init::enter_cgroups(line, false)?;
+    set_affinity(&entry.affinity.1)?;
     let user = entry.kinds & sys::CLONE_NEWUSER;
     if user != 0 {
         // All at once, so that rights in the container's user namespace count for the others.
@@ -292,6 +305,13 @@ fn enter(entry: &Entry, line: &init::Line<'_>) -> Result<(), Failure> {
             sys::exit_now(125);
         }
     }
+}
+
+fn set_affinity(mask: &[u64]) -> Result<(), Failure> {
+    if mask.is_empty() {
+        return Ok(());
+    }
+    sys::place::set_affinity(mask).step("set the processors of execCPUAffinity")
 }
 
 fn become_process(entry: &Entry, line: &init::Line<'_>, made: &mut Made) -> Failure {

@@ -43,7 +43,11 @@ pub fn features() -> Value {
             "selinux": { "enabled": true },
             "intelRdt": { "enabled": false },
             "mountExtensions": { "idmap": { "enabled": true } },
-            "netDevices": { "enabled": false },
+            "netDevices": { "enabled": true },
+            "memoryPolicy": {
+                "modes": super::place_of_memory::MODES.map(|(name, _)| name),
+                "flags": super::place_of_memory::FLAGS.map(|(name, _)| name),
+            },
         },
         "annotations": {},
         "potentiallyUnsafeConfigAnnotations": [],

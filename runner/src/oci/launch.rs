@@ -531,12 +531,35 @@ impl Talk<'_> {
                 }
                 None | Some((Message::Ready, _)) => return Ok(()),
                 Some((Message::Failed(failure), _)) => return Err(failed(failure)),
-                Some((Message::Mounted, _)) => self.run_hooks()?,
+                Some((Message::Mounted, _)) => {
+                    self.give_devices(init)?;
+                    self.run_hooks()?;
+                }
                 Some((Message::Terminal, fds)) => self.take_terminal(fds)?,
                 Some((Message::Listener, fds)) => self.hand_listener_over(&fds)?,
                 Some(_) => return Err(failed(Failure::setup("init said nonsense"))),
             }
         }
+    }
+
+    /// Moves network devices of the host into the container.
+    fn give_devices(&self, init: &Child) -> Result<(), RunnerError> {
+        let devices = &self.prepared.spec.linux.net_devices;
+        if devices.is_empty() {
+            return Ok(());
+        }
+        let path = format!("/proc/{}/ns/net", init.pid.as_raw_nonzero());
+        let netns: OwnedFd = std::fs::File::open(&path).at("open", &path)?.into();
+        for (outside, device) in devices {
+            let inside = if device.name.is_empty() {
+                outside
+            } else {
+                &device.name
+            };
+            crate::net::give_device(outside, inside, &netns)
+                .at("move the network device", outside)?;
+        }
+        Ok(())
     }
 
     fn run_hooks(&mut self) -> Result<(), RunnerError> {

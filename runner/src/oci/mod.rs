@@ -19,6 +19,7 @@ mod names;
 mod notify;
 mod options;
 mod place;
+mod place_of_memory;
 mod plan;
 mod registry;
 pub(crate) mod setup;

@@ -119,6 +119,8 @@ pub(crate) fn plan(
     }
     push_names(&mut steps, spec, namespaces)?;
     if let Some(process) = &spec.process {
+        let policy = spec.linux.memory_policy.clone();
+        steps.extend(policy.map(|policy| bundle(BundleStep::MemoryPolicy(policy))));
         push_process(&mut steps, process);
     }
     if let Some(personality) = &spec.linux.personality {
@@ -150,6 +152,7 @@ fn push_hooks(steps: &mut Vec<Step>, spec: &Spec) {
         .into_iter()
         .chain(inside)
         .any(|list| !list.is_empty())
+        || !spec.linux.net_devices.is_empty()
     {
         steps.push(bundle(BundleStep::AwaitRuntime));
     }

@@ -90,6 +90,7 @@ pub(crate) fn carry_out(
         | BundleStep::OomScore(_)
         | BundleStep::Schedule(_)
         | BundleStep::IoPriority(_)
+        | BundleStep::MemoryPolicy(_)
         | BundleStep::Personality(_)
         | BundleStep::Label(..) => tune(step, made),
     }
@@ -108,6 +109,10 @@ fn tune(step: &BundleStep, made: &Made) -> Result<(), Failure> {
             write_proc(made, "self/oom_score_adj", &score.to_string()).step("set oom_score_adj")
         }
         BundleStep::Schedule(scheduler) => schedule(scheduler),
+        BundleStep::MemoryPolicy(policy) => {
+            let (mode, nodes) = super::place_of_memory::parse(policy)?;
+            sys::place::set_memory_policy(mode, &nodes).step("set the memory policy")
+        }
         BundleStep::IoPriority(priority) => {
             let class = names::number(&names::IO_CLASSES, &priority.class)
                 .ok_or_else(|| Failure::setup(format!("unknown class {}", priority.class)))?;

@@ -263,12 +263,32 @@ pub struct Linux {
     pub personality: Option<Personality>,
     /// Clocks of a time namespace.
     pub time_offsets: BTreeMap<String, TimeOffset>,
-    /// Network devices to move into the container; refused.
-    pub net_devices: BTreeMap<String, serde::de::IgnoredAny>,
-    /// Placement of memory on nodes; refused.
-    pub memory_policy: Option<serde::de::IgnoredAny>,
+    /// Network devices to move into the container, by their names outside.
+    pub net_devices: BTreeMap<String, NetDevice>,
+    /// Placement of memory on nodes.
+    pub memory_policy: Option<MemoryPolicy>,
     /// Shares of caches; refused.
     pub intel_rdt: Option<serde::de::IgnoredAny>,
+}
+
+/// A network device that is moved into the container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NetDevice {
+    /// Its name inside; the one outside when empty.
+    pub name: String,
+}
+
+/// Where memory comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryPolicy {
+    /// `MPOL_BIND` and so on.
+    pub mode: String,
+    /// Nodes, as a list such as `0-3,7`.
+    pub nodes: String,
+    /// `MPOL_F_STATIC_NODES` and so on.
+    pub flags: Vec<String>,
 }
 
 /// A run of ids.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::options::MountOptions;
-use super::spec::{Hook, IoPriority, Scheduler};
+use super::spec::{Hook, IoPriority, MemoryPolicy, Scheduler};
 
 /// One thing init does for a bundle, after it was made in its namespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +66,8 @@ pub enum BundleStep {
     Schedule(Scheduler),
     /// Set the input and output priority.
     IoPriority(IoPriority),
+    /// Say where memory comes from.
+    MemoryPolicy(MemoryPolicy),
     /// Set the execution domain.
     Personality(u64),
     /// Write the label of a security module for the next program: file below `attr`, text.

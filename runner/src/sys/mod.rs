@@ -11,6 +11,7 @@ use std::ptr;
 use rustix::process::Pid;
 
 pub(crate) mod net;
+pub(crate) mod place;
 
 /// `CLONE_NEW*` bits; see `clone(2)`.
 pub(crate) const CLONE_NEWUSER: u64 = 0x1000_0000;
