@@ -15,7 +15,8 @@ const BEFORE: &str = "mkdir -p /d/sub /d/moved /d/gone; cd /d; echo one > a; ln 
 /// Changes them in every way that overlayfs has its own marks for.
 const AFTER: &str = "cd /d; echo two >> b; chmod 600 m; mv moved moved2 && echo x > moved2/new; \
     rm l; rm -r gone; mkdir gone; echo h > gone/h; chown 7:8 owned; mkdir /e; echo n > /e/n; \
-    ln /e/n /e/n2; chmod 700 /e; chown -R 5:6 /e; ln -s ../d/m /e/s";
+    ln /e/n /e/n2; chmod 700 /e; chown -R 5:6 /e; ln -s ../d/m /e/s; \
+    head -c 200000 /dev/zero | tr '\\0' x > /e/large";
 
 /// Homes of those who can have it, with how much of overlayfs they get.
 fn homes() -> Vec<(&'static str, Home)> {
@@ -116,6 +117,10 @@ fn what_the_kernel_wrote_is_listed_committed_exported_and_removed() {
             assert!(changed.contains(line), "{name}: no {line} in {diff}");
         }
         assert!(!diff.contains("/bin"), "{name}: {diff}");
+
+        // One of the directories is closed to the user outside.
+        let size = home.rrun(&["ps", "-as", "--format", "{{.Size}}"]).ok();
+        assert!(size.starts_with("200kB "), "{name}: {size}");
 
         home.rrun(&["commit", "box", "after:1"]).ok();
         for mode in ["fuse", "hybrid"] {

@@ -14,7 +14,7 @@ use rrun_runner::{ContainerConfig, State, ids, monitor, net};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::within::overlay;
-use super::{copy_up, cp, ground, journal, mount_points, overlayfs, volume};
+use super::{copy_up, cp, ground, journal, mount_points, overlayfs, ps, volume};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::{report, sys};
@@ -28,7 +28,8 @@ const SYNC: &str = "__sync";
 const PROBE: &str = "__probe";
 const FILL: &str = "__fill";
 const COPY: &str = "__copy";
-const COPY_WITHIN: &str = "__copy-within";
+const SIZE: &str = "__size";
+const WITHIN: &str = "__within";
 const REMOVE_TREE: &str = "__rmtree";
 
 /// Where the runner leaves the descriptors of a hidden program.
@@ -102,9 +103,16 @@ impl Parts {
         vec![self.program.clone(), COPY.into(), dir.into()]
     }
 
-    /// The same where the container's files are its own ids'.
-    pub(crate) fn copy_within(&self, dir: &Path) -> Vec<OsString> {
-        vec![self.program.clone(), COPY_WITHIN.into(), dir.into()]
+    /// The helper that tells how many bytes are below a directory.
+    pub(crate) fn size(&self, dir: &Path) -> Vec<OsString> {
+        vec![self.program.clone(), SIZE.into(), dir.into()]
+    }
+
+    /// One of these helpers, as root of a namespace with the ids of the container in `dir`.
+    pub(crate) fn within(&self, dir: &Path, helper: Vec<OsString>) -> Vec<OsString> {
+        let mut argv = vec![self.program.clone(), WITHIN.into(), dir.into()];
+        argv.extend(helper.into_iter().skip(1));
+        argv
     }
 
     /// The helper that removes a directory, as root of a user namespace.
@@ -183,8 +191,10 @@ pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
         fill_main(argv)
     } else if word == COPY {
         cp::inside(argv.get(2..).unwrap_or_default())
-    } else if word == COPY_WITHIN {
-        return Some(copy_within_main(argv));
+    } else if word == SIZE {
+        report::line(&ps::bytes_of(&dir()).to_string())
+    } else if word == WITHIN {
+        return Some(within_main(argv));
     } else if word == REMOVE_TREE {
         std::fs::remove_dir_all(dir()).map_err(Failure::from)
     } else if word == SYNC {
@@ -267,12 +277,12 @@ fn probe_main(dir: &Path) -> ExitCode {
     }
 }
 
-/// Runs a copy's helper as root of a namespace with the container's ids.
-fn copy_within_main(argv: &[OsString]) -> ExitCode {
+/// Runs a helper as root of a namespace with a container's ids.
+fn within_main(argv: &[OsString]) -> ExitCode {
     let dir = argv.get(2).map(PathBuf::from).unwrap_or_default();
     let run = || -> Result<i32, Failure> {
         let config = ContainerConfig::load(&dir)?;
-        let mut helper = Parts::of_self()?.copy(&dir);
+        let mut helper = vec![Parts::of_self()?.program()];
         helper.extend_from_slice(argv.get(3..).unwrap_or_default());
         Ok(rrun_runner::userns::run(&config.id_map, &helper)?)
     };

@@ -8,7 +8,7 @@ use rrun_store::Store;
 
 use super::ground::Ground;
 use super::image::failed;
-use super::ps::{bytes_of, filter_pairs, label_matches};
+use super::ps::{filter_pairs, label_matches, own_bytes};
 use super::{images as commands, journal, moment, volume};
 use crate::args::{PruneArgs, VolumePruneArgs};
 use crate::environment::Environment;
@@ -83,7 +83,7 @@ fn remove_stopped(environment: &Environment, wanted: &Wanted) -> Result<u64, Fai
         if !stopped || !wanted.includes(&one.config.labels, &one.config.created) {
             continue;
         }
-        let size = bytes_of(&one.dir.join("upper"));
+        let size = own_bytes(&one);
         // One that was started meanwhile stays.
         if container::remove(&one.dir, false).is_ok() {
             journal::container(&environment.data_dir, "destroy", &one.config, &[]);

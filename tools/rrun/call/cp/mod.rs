@@ -93,7 +93,7 @@ impl Inside {
         let status = read_state(&dir)?.status;
         let runs = matches!(status, Status::Running | Status::Paused);
         let program = if !runs && within::is_elsewhere(&dir, &config) {
-            parts.copy_within(&dir)
+            parts.within(&dir, parts.copy(&dir))
         } else {
             parts.copy(&dir)
         };

@@ -12,7 +12,7 @@ use crate::failure::{ExitCode, Failure};
 use crate::report::{self, Column, Format};
 
 pub(crate) use filter::{Filters, label_matches, pairs as filter_pairs};
-pub(crate) use row::{Size, bytes_of, restarting, state_word};
+pub(crate) use row::{Size, bytes_of, own_bytes, restarting, state_word};
 
 const COLUMNS: [Column; 7] = [
     ("ID", "CONTAINER ID"),
@@ -83,7 +83,7 @@ pub(crate) fn ps(args: &PsArgs, environment: &Environment) -> Result<ExitCode, F
 
 /// `--sort`, as podman has it: creation and size newest and largest first.
 fn sort(all: &mut [Container], field: &str) -> Result<(), Failure> {
-    let size = |one: &Container| row::bytes_of(&one.dir.join("upper"));
+    let size = |one: &Container| row::own_bytes(one);
     match field {
         "created" | "runningfor" => newest_first(all),
         "names" => all.sort_by(|left, right| left.config.name.cmp(&right.config.name)),

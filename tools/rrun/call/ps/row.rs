@@ -3,13 +3,16 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
 use rrun_runner::{Container, Status};
 use serde_json::{Map, Value, json};
 
 use crate::call::ground::Ground;
-use crate::call::{mount_points, network};
+use crate::call::hidden::Parts;
+use crate::call::{mount_points, network, within};
 use crate::environment::Environment;
+use crate::failure::Failure;
 use crate::human;
 use crate::template;
 
@@ -125,7 +128,7 @@ pub(crate) struct Size {
 impl Size {
     /// Counts.
     pub(crate) fn of(one: &Container, environment: &Environment) -> Self {
-        let own = bytes_of(&one.dir.join("upper"));
+        let own = own_bytes(one);
         let ground = match Ground::of(&one.config) {
             Ok(Ground::Layers { .. }) => {
                 crate::call::images::size_of(environment, &one.config.image_id)
@@ -145,6 +148,25 @@ impl Size {
         }
         own
     }
+}
+
+/// Bytes of a container's own files.
+pub(crate) fn own_bytes(one: &Container) -> u64 {
+    let upper = one.dir.join("upper");
+    if !within::is_elsewhere(&one.dir, &one.config) {
+        return bytes_of(&upper);
+    }
+    let told = || -> Result<u64, Failure> {
+        let parts = Parts::of_self()?;
+        let argv = parts.within(&one.dir, parts.size(&upper));
+        let output = Command::new(parts.program()).args(&argv[1..]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.trim()
+            .parse()
+            .map_err(|_| Failure::general("no size was told"))
+    };
+    // At least what can be seen from here.
+    told().unwrap_or_else(|_| bytes_of(&upper))
 }
 
 /// Bytes of the files below a directory.
