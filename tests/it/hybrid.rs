@@ -74,6 +74,15 @@ fn lines(text: &str) -> BTreeSet<&str> {
     text.lines().collect()
 }
 
+/// What a run of the exported container shows.
+fn exported(home: &Home) -> String {
+    let tar = home.path("out.tar");
+    home.rrun(&["export", "-o", tar.to_str().unwrap(), "box"])
+        .ok();
+    home.rrun(&["import", tar.to_str().unwrap(), "flat:1"]).ok();
+    home.rrun(&["run", "--rm", "flat:1", "sh", "-c", LIST]).ok()
+}
+
 #[test]
 fn what_the_kernel_wrote_is_listed_committed_exported_and_removed() {
     for (name, home) in homes() {
@@ -138,12 +147,7 @@ fn what_the_kernel_wrote_is_listed_committed_exported_and_removed() {
                 .ok();
             assert_eq!(seen, inside, "{name}: {mode}");
         }
-        let tar = home.path("out.tar");
-        home.rrun(&["export", "-o", tar.to_str().unwrap(), "box"])
-            .ok();
-        home.rrun(&["import", tar.to_str().unwrap(), "flat:1"]).ok();
-        let seen = home.rrun(&["run", "--rm", "flat:1", "sh", "-c", LIST]).ok();
-        assert_eq!(seen, inside, "{name}: export");
+        assert_eq!(exported(&home), inside, "{name}: export");
 
         home.rrun(&["rm", "box"]).ok();
         let left = std::fs::read_dir(home.data().join("containers")).unwrap();

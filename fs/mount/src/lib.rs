@@ -14,6 +14,7 @@ mod options;
 mod passthrough;
 mod seek;
 mod server;
+mod splice;
 mod stats;
 mod sys;
 mod wire;

@@ -23,6 +23,7 @@ use crate::negotiate::{self, Session};
 use crate::options::ServeOptions;
 use crate::passthrough::Passthrough;
 use crate::seek::{self, Seek};
+use crate::splice::Pipe;
 use crate::stats::Stats;
 use crate::sys;
 use crate::wire::{Reply, Request, op};
@@ -33,6 +34,8 @@ const HEADER_ROOM: usize = 4096;
 /// A write from this size on may take long enough to hand over the lead. A read tells by itself
 /// when it has to wait.
 const LONG_TRANSFER_BYTES: u32 = 64 << 10;
+/// Contents from this size on go through a pipe: below, the calls cost more than the copy.
+const SPLICE_MIN: usize = 32 << 10;
 
 /// Why a server stopped.
 #[derive(Debug)]
@@ -205,13 +208,15 @@ impl Server<'_> {
         let transfer = usize::try_from(self.options.transfer_bytes_max).unwrap_or(1 << 20);
         let mut buffer = vec![0; transfer + HEADER_ROOM];
         let mut reply = Reply::with_capacity(HEADER_ROOM);
+        let mut pipe = Pipe::new();
         let most = Duration::from_micros(u64::from(self.options.spin_us));
         let mut patience = Patience {
             budget: Duration::ZERO,
             most,
         };
         while let Some(seat) = self.lead.take() {
-            if !self.serve_leading(seat, &mut buffer, &mut reply, &mut patience) {
+            let tools = (&mut *buffer, &mut reply, &mut pipe);
+            if !self.serve_leading(seat, tools, &mut patience) {
                 return;
             }
         }
@@ -221,8 +226,7 @@ impl Server<'_> {
     fn serve_leading(
         &self,
         mut seat: Seat,
-        buffer: &mut [u8],
-        reply: &mut Reply,
+        (buffer, reply, pipe): (&mut [u8], &mut Reply, &mut Option<Pipe>),
         patience: &mut Patience,
     ) -> bool {
         let helped = self.options.threads > 1;
@@ -245,8 +249,10 @@ impl Server<'_> {
             };
             let pause = answered.elapsed();
             let bound = seat.bound();
-            // Bulk data comes ahead of need: asker and worker then do well side by side.
-            let advice = match (is_bulk(&request), bound) {
+            // Bulk writes come ahead of need: asker and worker then do well side by side. Of reads
+            // the kernel asks 128 KiB at a time, and the asker soon waits for the answer.
+            let ahead = is_bulk(&request) && request.opcode == op::WRITE;
+            let advice = match (ahead, bound) {
                 (true, Some(_)) => Advice::LetGo,
                 (true, None) => Advice::Stay,
                 (false, _) => seat.follow.advise(request.pid, pause, bound),
@@ -260,7 +266,9 @@ impl Server<'_> {
             if may_take_long(&request) {
                 leave();
             }
-            self.answer(&request, source, reply, &mut leave);
+            if !self.answer_bulk_read(&request, source, pipe, &mut leave) {
+                self.answer(&request, source, reply, &mut leave);
+            }
             let Some(still) = held else { return true };
             seat = still;
             answered = Instant::now();
@@ -311,6 +319,53 @@ impl Server<'_> {
         Ok(read.map(|len| (len, Source::Blocking)))
     }
 
+    /// Answers a large read of a lower file; false when it is to be answered like any other.
+    fn answer_bulk_read(
+        &self,
+        request: &Request<'_>,
+        source: Source,
+        pipe: &mut Option<Pipe>,
+        waits: &mut dyn FnMut(),
+    ) -> bool {
+        if request.opcode != op::READ || !is_bulk(request) {
+            return false;
+        }
+        let Some(ready) = pipe.as_ref() else {
+            return false;
+        };
+        let mut body = request.body;
+        let mut place = || -> Result<(u64, u32), Errno> {
+            body.skip(8)?;
+            Ok((body.u64()?, body.u32()?))
+        };
+        let Ok((offset, size)) = place() else {
+            return false;
+        };
+        let device = self.device_of(source);
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let send = |file: &File, count: usize| {
+            // Little is left of it: a copy is cheaper.
+            if count < SPLICE_MIN || !ready.holds(count) {
+                return None;
+            }
+            Some(ready.answer(device, request.unique, (file, offset, count)))
+        };
+        let ino = rrun_union::Ino(request.node);
+        let sent = self.union.with_lower_file(ino, (offset, size), waits, send);
+        match sent.ok().flatten().flatten() {
+            Some(true) => {
+                self.stats.count(request.opcode, false);
+                true
+            }
+            Some(false) => {
+                // It may hold half an answer.
+                *pipe = Pipe::new();
+                false
+            }
+            None => false,
+        }
+    }
+
     fn answer(
         &self,
         request: &Request<'_>,
@@ -358,12 +413,16 @@ impl Server<'_> {
         self.send(source, bytes);
     }
 
-    /// Sends an answer to where its question was read.
-    fn send(&self, source: Source, bytes: &[u8]) {
-        let mut device = match (source, &self.poll) {
+    fn device_of(&self, source: Source) -> &File {
+        match (source, &self.poll) {
             (Source::Polled, Some(poll)) => poll,
             (Source::Polled | Source::Blocking, _) => self.device,
-        };
+        }
+    }
+
+    /// Sends an answer to where its question was read.
+    fn send(&self, source: Source, bytes: &[u8]) {
+        let mut device = self.device_of(source);
         // ENOENT: the asker was interrupted and no longer waits. Nothing else can be done about
         // any other error either: the next read will tell if the connection is gone.
         let _sent = device.write_all(bytes);

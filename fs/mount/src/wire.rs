@@ -136,6 +136,16 @@ pub(crate) struct Reply {
     len: usize,
 }
 
+/// `struct fuse_out_header` of an answer with a body of so many bytes.
+pub(crate) fn out_header(body_len: usize, error: i32, unique: u64) -> [u8; OUT_HEADER] {
+    let len = u32::try_from(OUT_HEADER + body_len).unwrap_or(0);
+    let mut header = [0; OUT_HEADER];
+    header[0..4].copy_from_slice(&len.to_ne_bytes());
+    header[4..8].copy_from_slice(&error.to_ne_bytes());
+    header[8..16].copy_from_slice(&unique.to_ne_bytes());
+    header
+}
+
 impl Reply {
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
@@ -167,10 +177,8 @@ impl Reply {
 
     /// `struct fuse_out_header`.
     fn header(&mut self, error: i32, unique: u64) -> &[u8] {
-        let len = u32::try_from(self.len).unwrap_or(0);
-        self.bytes[0..4].copy_from_slice(&len.to_ne_bytes());
-        self.bytes[4..8].copy_from_slice(&error.to_ne_bytes());
-        self.bytes[8..16].copy_from_slice(&unique.to_ne_bytes());
+        let header = out_header(self.len - OUT_HEADER, error, unique);
+        self.bytes[..OUT_HEADER].copy_from_slice(&header);
         &self.bytes[..self.len]
     }
 

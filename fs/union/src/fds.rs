@@ -72,6 +72,26 @@ impl Source {
         }
     }
 
+    /// The file of a lower file's contents, and how many of `len` bytes at `offset` it has.
+    pub(crate) fn lower_file(&self, offset: u64, len: usize) -> Option<(&File, usize)> {
+        match self {
+            Self::Lower { data, size, .. } => match &**data {
+                Data::File(file) => Some((file, wanted(offset, len, *size))),
+                Data::Bytes(_) => None,
+            },
+            Self::Upper { .. } | Self::Guarded { .. } => None,
+        }
+    }
+
+    /// Whether the first and the last of these bytes are in memory: those between then are too,
+    /// nearly always, since disks are read ahead.
+    pub(crate) fn is_at_hand(&self, offset: u64, count: usize) -> bool {
+        let last = (offset + count as u64).saturating_sub(1);
+        [offset, last]
+            .into_iter()
+            .all(|at| self.read_now(at, &mut [0]).is_some())
+    }
+
     /// Reads what is in memory, without waiting for a disk; `None` when some of it is not.
     pub(crate) fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Option<usize> {
         let (file, size, known) = match self {

@@ -193,6 +193,33 @@ impl Union {
         source.read_at(offset, buffer)
     }
 
+    /// Calls `with` with the file that has a lower file's contents and how many of `len` bytes at
+    /// `offset` it has, for a caller who moves them by himself; tells through `waits` before that
+    /// when it may have to wait for a disk. `None`, without a call, when there is no such file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Union::read`].
+    pub fn with_lower_file<T>(
+        &self,
+        ino: Ino,
+        (offset, len): (u64, usize),
+        waits: &mut dyn FnMut(),
+        with: impl FnOnce(&File, usize) -> T,
+    ) -> Result<Option<T>, Errno> {
+        let source = match self.fds.get(ino.0) {
+            Some(source) => source,
+            None => self.source(&self.find(ino)?, false)?,
+        };
+        let Some((file, count)) = source.lower_file(offset, len) else {
+            return Ok(None);
+        };
+        if !source.is_at_hand(offset, count) {
+            waits();
+        }
+        Ok(Some(with(file, count)))
+    }
+
     /// Writes at an offset.
     ///
     /// # Errors
