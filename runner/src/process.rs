@@ -235,7 +235,7 @@ fn set_streams(streams: &Streams<'_>, identity: &Identity) -> io::Result<()> {
     };
     for (number, fd) in (0..).zip(fds) {
         // Lets a process that is not root open /dev/stdout; not every stream can be given away.
-        if identity.uid != 0 {
+        if identity.uid != 0 && !is_null(fd) {
             let _ignored = rustix::fs::fchown(fd, owner, None);
         }
         sys::dup_onto(fd, number)?;
@@ -246,7 +246,6 @@ fn set_streams(streams: &Streams<'_>, identity: &Identity) -> io::Result<()> {
 /// Gives inherited streams to the process's user, so that it can open them again, except the
 /// null device, which is everybody's. What cannot be given away stays.
 fn give_streams(identity: &Identity) {
-    let null = rustix::fs::makedev(1, 3);
     let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
     for fd in [
         rustix::stdio::stdin(),
@@ -256,10 +255,16 @@ fn give_streams(identity: &Identity) {
         let Ok(stat) = rustix::fs::fstat(fd) else {
             continue;
         };
-        if stat.st_rdev != null && stat.st_uid != identity.uid {
+        if !is_null(fd) && stat.st_uid != identity.uid {
             let _kept = rustix::fs::fchown(fd, Some(owner.0), Some(owner.1));
         }
     }
+}
+
+/// Whether this is the null device, which is the host's and everybody's.
+fn is_null(fd: BorrowedFd<'_>) -> bool {
+    let null = rustix::fs::makedev(1, 3);
+    rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_rdev == null)
 }
 
 fn drop_bounding_set(keep: CapSet) -> io::Result<()> {
