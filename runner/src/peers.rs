@@ -48,13 +48,11 @@ pub(crate) fn answer(dir: &Path) -> Result<(), RunnerError> {
     Ok(())
 }
 
-/// Lets the parts of a container that is to end go on, so that it can.
+/// Lets the parts of a container that is to end go on, so that it can. One that is about to stop
+/// does not look like it yet, and SIGCONT takes a SIGSTOP back.
 pub(crate) fn wake(state: &State) {
     for (_, pid, start) in parts(state) {
-        if pid > 0
-            && is_stopped(pid)
-            && let Some((_, pidfd)) = state::open_process(pid, start)
-        {
+        if let Some((_, pidfd)) = state::open_process(pid, start) {
             let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGCONT);
         }
     }

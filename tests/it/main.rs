@@ -25,6 +25,7 @@ mod security;
 mod squash;
 mod stress;
 mod terminal;
+mod tmux;
 mod truth;
 mod walk;
 mod walk_limits;

@@ -14,6 +14,19 @@ fn signal(name: &str, pid: u32) {
     assert!(status.unwrap().success());
 }
 
+/// Stops a process and waits until it has.
+fn stop(pid: u32) {
+    signal("-STOP", pid);
+    let began = Instant::now();
+    while began.elapsed() < ANSWER_MAX {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if text.contains(") T ") {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The process of a container that has `word` in its command line.
 fn part(home: &Home, id: &str, word: &str) -> Option<u32> {
     let state = home.data().join("containers").join(id).join("state.json");
@@ -75,7 +88,7 @@ fn every_command_answers_when_a_part_is_stopped() {
                 home.rrun(&["rm", "-f", "held"]).ok();
                 continue;
             };
-            signal("-STOP", pid);
+            stop(pid);
             for line in COMMANDS {
                 let ran = answers(home, line, &what);
                 let told = ran.err.contains("is stopped") && ran.err.contains("kill -CONT");
