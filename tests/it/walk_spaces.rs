@@ -129,6 +129,20 @@ fn devices_of_the_host_stay_out_of_reach() {
             "cat /etc/mask && echo read",
         );
         assert_eq!(mask.ok(), "read\n", "{who}");
+        // The nodes are the container's own, and the null device that is a user's standard input
+        // is not given away.
+        let hosts = |name: &str| {
+            use std::os::unix::fs::MetadataExt;
+            let data = std::fs::metadata(name).unwrap();
+            (data.mode(), data.uid(), data.gid())
+        };
+        let before = (hosts("/dev/null"), hosts("/dev/zero"));
+        shell(home, &[], "chmod 600 /dev/zero; chown 5:5 /dev/zero; true").ok();
+        for options in [&["-u", "4321"][..], &["-i", "-u", "4321"]] {
+            // Without a range there is no such user.
+            let _refused = shell(home, options, "true");
+        }
+        assert_eq!((hosts("/dev/null"), hosts("/dev/zero")), before, "{who}");
         if who != "caller" || !is_root() {
             let warned = shell(home, &["--device-cgroup-rule", "c 1:3 rwm"], "true");
             assert!(
