@@ -14,14 +14,22 @@ pub(crate) fn plain(
     argv: &[OsString],
     error: &clap::Error,
 ) -> Option<Result<Vec<OsString>, Failure>> {
-    if error.kind() != ErrorKind::TooManyValues {
-        return None;
-    }
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         _ => None,
     };
     let flag = text(ContextKind::InvalidArg)?;
+    if error.kind() == ErrorKind::UnknownArgument && flag == "-=" {
+        // A letter with a value, after which the sign is taken for another letter.
+        let words = argv.iter().map(|word| word.to_string_lossy());
+        let mut letters = words.filter(|word| word.starts_with('-') && !word.starts_with("--"));
+        let word = letters.find(|word| word.contains('='))?;
+        let (head, value) = word.split_once('=')?;
+        return without_value(argv, head, value);
+    }
+    if error.kind() != ErrorKind::TooManyValues {
+        return None;
+    }
     let flag = flag.split(' ').next().unwrap_or_default().to_owned();
     let value = text(ContextKind::InvalidValue)?;
     without_value(argv, &flag, &value)
