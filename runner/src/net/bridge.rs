@@ -260,17 +260,16 @@ mod tests {
             Ipv4Addr::new(10, 87, 0, 4)
         );
         taken.give(Ipv4Addr::new(10, 87, 0, 2), &first);
-        assert_eq!(
-            taken.take(&container("d")).unwrap(),
-            Ipv4Addr::new(10, 87, 0, 2)
-        );
+        let fourth = container("d");
+        let fourth_lock = state::take_lock(&fourth).unwrap().unwrap();
+        assert_eq!(taken.take(&fourth).unwrap(), Ipv4Addr::new(10, 87, 0, 2));
         taken.forget(&second).unwrap();
         assert_eq!(
             taken.take(&container("f")).unwrap(),
             Ipv4Addr::new(10, 87, 0, 3)
         );
         // A monitor that was killed lets go of its lock, and so of its address.
-        drop(locks);
+        drop((locks, fourth_lock));
         assert_eq!(
             taken.take(&container("e")).unwrap(),
             Ipv4Addr::new(10, 87, 0, 2)
