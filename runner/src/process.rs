@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, openat2};
+use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Uid, openat, openat2};
 use rustix::process::Signal;
 use rustix::pty::OpenptFlags;
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -238,24 +238,36 @@ fn set_streams(streams: &Streams<'_>, identity: &Identity) -> io::Result<()> {
         if identity.uid != 0 && !is_null(fd) {
             let _ignored = rustix::fs::fchown(fd, owner, None);
         }
-        sys::dup_onto(fd, number)?;
+        let own = is_null(fd).then(own_null).flatten();
+        sys::dup_onto(own.as_ref().map_or(fd, AsFd::as_fd), number)?;
     }
     Ok(())
+}
+
+/// The container's own null device. Root inside could change owner and mode of the host's through
+/// a descriptor of it.
+fn own_null() -> Option<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = openat(CWD, "/dev/null", flags, Mode::empty()).ok()?;
+    // A container that runs may have put something else there.
+    is_null(fd.as_fd()).then_some(fd)
 }
 
 /// Gives inherited streams to the process's user, so that it can open them again, except the
 /// null device, which is everybody's. What cannot be given away stays.
 fn give_streams(identity: &Identity) {
     let owner = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    for fd in [
+    for (number, fd) in (0..).zip([
         rustix::stdio::stdin(),
         rustix::stdio::stdout(),
         rustix::stdio::stderr(),
-    ] {
+    ]) {
         let Ok(stat) = rustix::fs::fstat(fd) else {
             continue;
         };
-        if !is_null(fd) && stat.st_uid != identity.uid {
+        if let Some(own) = is_null(fd).then(own_null).flatten() {
+            let _kept = sys::dup_onto(own.as_fd(), number);
+        } else if !is_null(fd) && stat.st_uid != identity.uid {
             let _kept = rustix::fs::fchown(fd, Some(owner.0), Some(owner.1));
         }
     }

@@ -99,6 +99,23 @@ fn nothing_is_inherited_and_no_directory_leads_out() {
 }
 
 /// CVE-2019-5736: our own program reached by `/proc/self/exe`.
+/// Root inside could change owner and mode of the host's device through a descriptor of it.
+#[test]
+fn an_empty_standard_stream_is_the_containers_own_null_device() {
+    for_all_users(|name, home| {
+        let script =
+            "test \"$(stat -L -c %d:%i /proc/self/fd/0)\" = \"$(stat -c %d:%i /dev/null)\"";
+        home.rrun(&["run", "--name", "box", "bb:1", "sh", "-c", script])
+            .ok();
+        home.rrun(&["rm", "box"]).ok();
+        home.rrun(&["run", "-d", "--name", "box", "bb:1", "sleep", "60"])
+            .ok();
+        let ran = home.rrun(&["exec", "box", "sh", "-c", script]);
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        home.rrun(&["rm", "-f", "box"]).ok();
+    });
+}
+
 #[test]
 fn our_program_cannot_be_reached_or_written() {
     let hash = || sha2::Sha256::digest(fs::read(binary()).unwrap());
