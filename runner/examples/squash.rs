@@ -12,7 +12,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use rrun_runner::ids::{Entry, enter_and_supervise};
-use rrun_runner::seccomp::{default_filter, install, squash_filter};
+use rrun_runner::seccomp::{Mapped, default_filter, install, squash_filter};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -72,7 +72,10 @@ fn monitor(command: impl Iterator<Item = OsString>) -> Outcome {
 
 /// Installs the filters, shows the listener to the monitor, becomes the command.
 fn init(command: &[OsString]) -> Outcome {
-    let (squash, profile) = ([squash_filter()], [default_filter(CAPABILITIES)]);
+    let (squash, profile) = (
+        [squash_filter(Mapped::Root)],
+        [default_filter(CAPABILITIES)],
+    );
     let listener = install(&squash)?.ok_or("no listener")?;
     writeln!(io::stdout(), "{}", listener.as_raw_fd())?;
     io::stdin().read_line(&mut String::new())?;

@@ -267,6 +267,26 @@ pub enum IdMap {
     },
     /// Only id 0 exists inside, and is the caller.
     Squash,
+    /// Only these ids exist inside, and are the caller: for a process that is not root and looks
+    /// at who it is.
+    Single {
+        /// The user id, not 0.
+        uid: u32,
+        /// The group id.
+        gid: u32,
+    },
+}
+
+impl IdMap {
+    /// The user id and the group id that exist inside, where there is one of each.
+    #[must_use]
+    pub fn only(&self) -> Option<(u32, u32)> {
+        match self {
+            Self::Root | Self::Range { .. } => None,
+            Self::Squash => Some((0, 0)),
+            Self::Single { uid, gid } => Some((*uid, *gid)),
+        }
+    }
 }
 
 /// System call filter of a container.

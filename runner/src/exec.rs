@@ -2,6 +2,7 @@
 
 mod hold;
 mod pump;
+mod single;
 
 pub(crate) use pump::carry;
 
@@ -271,6 +272,7 @@ fn enter(entry: &Entry<'_>) -> Result<(), Failure> {
     // Nobody inside may look at this process or reach its program file.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("protect the process")?;
     crate::cgroup::front::join(&entry.state.cgroups).step("enter the control groups")?;
+    let procfs = single::open_procfs().step("open /proc")?;
     let mut namespaces = plan::namespaces(entry.config);
     if !entry.config.host.cgroup {
         namespaces |= sys::CLONE_NEWCGROUP;
@@ -279,6 +281,10 @@ fn enter(entry: &Entry<'_>) -> Result<(), Failure> {
     if entry.config.has_user_namespace() {
         crate::init::become_root()?;
     }
+    if entry.spec.squash && !entry.config.host.pid {
+        single::become_user(entry.spec, &procfs)?;
+    }
+    drop(procfs);
     // The joined pid namespace is for children only; this one is a child of our parent.
     match sys::fork(sys::CLONE_PARENT).step("make the process")? {
         sys::Fork::Parent(pid) => {

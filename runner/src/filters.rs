@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use crate::config::{ContainerConfig, Seccomp};
 use crate::error::{Failure, RunnerError};
 use crate::plan::ProcessSpec;
-use crate::seccomp::{self, Filter, SeccompError};
+use crate::seccomp::{self, Filter, Mapped, SeccompError};
 
 /// Compiles a profile for this kernel and these capabilities.
 ///
@@ -23,6 +23,8 @@ pub fn compile(profile: &str, caps: u64) -> Result<Filter, SeccompError> {
 #[derive(Debug, Default)]
 pub(crate) struct Filters {
     programs: Vec<Filter>,
+    /// Where there is a single id, whose it is; the filter for it comes first.
+    single: Option<Mapped>,
 }
 
 impl Filters {
@@ -37,9 +39,6 @@ impl Filters {
         config: &ContainerConfig,
     ) -> Result<Self, RunnerError> {
         let mut programs = Vec::new();
-        if spec.squash && !config.ids_argv.is_empty() {
-            programs.push(seccomp::squash_filter());
-        }
         match spec.seccomp {
             Seccomp::Default => programs.push(seccomp::default_filter(spec.caps.bits())),
             Seccomp::Profile => {
@@ -49,19 +48,33 @@ impl Filters {
             }
             Seccomp::Unconfined => {}
         }
-        Ok(Self { programs })
+        Ok(Self {
+            programs,
+            single: config
+                .id_map
+                .only()
+                .filter(|_| spec.squash && !config.ids_argv.is_empty())
+                .map(|(uid, _)| {
+                    if uid == 0 {
+                        Mapped::Root
+                    } else {
+                        Mapped::Other
+                    }
+                }),
+        })
     }
 
     /// The filter of a bundle.
     pub(crate) fn of_bundle(filter: Option<Filter>) -> Self {
         Self {
             programs: filter.into_iter().collect(),
+            single: None,
         }
     }
 
-    /// Whether some call asks a supervisor.
+    /// Whether some call may ask a supervisor.
     pub(crate) fn notifies(&self) -> bool {
-        self.programs.iter().any(Filter::notifies)
+        self.single.is_some() || self.programs.iter().any(Filter::notifies)
     }
 
     /// Installs the filters in this process; yields the listener of a supervised one.
@@ -70,6 +83,16 @@ impl Filters {
     ///
     /// Those of `seccomp(2)`.
     pub(crate) fn install(&self) -> io::Result<Option<OwnedFd>> {
-        seccomp::install(&self.programs)
+        let mut listener = None;
+        if let Some(mapped) = self.single {
+            let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+            let first = if uid.is_root() {
+                seccomp::squash_filter(mapped)
+            } else {
+                seccomp::single_filter(uid.as_raw(), gid.as_raw())
+            };
+            listener = seccomp::install(&[first])?;
+        }
+        Ok(seccomp::install(&self.programs)?.or(listener))
     }
 }

@@ -187,13 +187,20 @@ fn await_network(line: &Line<'_>) -> Result<(), Failure> {
     }
 }
 
-/// Becomes root of the current user namespace.
+/// Becomes root of the current user namespace. Where that has a single id, which is another, this
+/// process has it already.
 pub(crate) fn become_root() -> Result<(), Failure> {
+    use rustix::io::Errno;
     let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
-    set_thread_res_gid(gid, gid, gid).step("become the mapped root group")?;
+    // `EINVAL`: the id does not exist here. Source: `setresuid(2)`.
+    let absent = |result: rustix::io::Result<()>| match result {
+        Err(Errno::INVAL) => Ok(()),
+        other => other,
+    };
+    absent(set_thread_res_gid(gid, gid, gid)).step("become the mapped root group")?;
     // Refused where setgroups is denied; then the groups stay, unmapped.
     let _ignored = set_thread_groups(&[]);
-    set_thread_res_uid(uid, uid, uid).step("become the mapped root user")?;
+    absent(set_thread_res_uid(uid, uid, uid)).step("become the mapped root user")?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .step("ask to die with the monitor")
 }

@@ -41,7 +41,7 @@ impl Dialect {
         match map {
             IdMap::Root => Some(Self::Full),
             IdMap::Range { .. } => Some(Self::User),
-            IdMap::Squash => None,
+            IdMap::Squash | IdMap::Single { .. } => None,
         }
     }
 

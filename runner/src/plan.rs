@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::caps::CapSet;
 use crate::config::{
-    ContainerConfig, IdMap, Mount, MountKind, Network, Propagation, Rlimit, Root, Seccomp, Shm,
+    ContainerConfig, Mount, MountKind, Network, Propagation, Rlimit, Root, Seccomp, Shm,
 };
 use crate::join::joined;
 use crate::oci::step::BundleStep;
@@ -216,7 +216,7 @@ pub struct ProcessSpec {
     pub no_new_privileges: bool,
     /// System call filter.
     pub seccomp: Seccomp,
-    /// Whether only one id exists, so that id changes are pretended.
+    /// Whether only one id exists: changes of ids are pretended for root, refused for others.
     pub squash: bool,
     /// Whether this process stays as the program's parent and reaps what others leave.
     pub init: bool,
@@ -280,7 +280,7 @@ impl ProcessSpec {
                 Seccomp::Default if config.privileged => Seccomp::Unconfined,
                 asked @ (Seccomp::Default | Seccomp::Profile | Seccomp::Unconfined) => asked,
             },
-            squash: matches!(config.id_map, IdMap::Squash),
+            squash: config.id_map.only().is_some(),
             init: config.init,
             exact: None,
         }
@@ -447,7 +447,6 @@ fn push_system_mounts(
     if host.unified_cgroups {
         steps.push(Step::MountCgroup { read_only });
     }
-    let squash = matches!(config.id_map, IdMap::Squash);
     steps.push(Step::MountDev {
         bind_nodes: user_namespace,
         nodes: DEVICES
@@ -458,7 +457,7 @@ fn push_system_mounts(
             .iter()
             .map(|(n, to)| ((*n).to_owned(), (*to).to_owned()))
             .collect(),
-        tty_gid: (!squash).then_some(5),
+        tty_gid: config.id_map.only().is_none().then_some(5),
         shm: config.shm,
         shm_size_bytes: config.shm_size_bytes,
     });
@@ -485,6 +484,7 @@ fn push_system_mounts(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::IdMap;
 
     fn host() -> HostFacts {
         HostFacts {

@@ -131,7 +131,7 @@ fn prepare(
 }
 
 /// Who the process is: by number, or by name in the container's own files.
-fn identify(spec: &ProcessSpec) -> Result<Identity, Failure> {
+pub(crate) fn identify(spec: &ProcessSpec) -> Result<Identity, Failure> {
     let Some(exact) = &spec.exact else {
         return users::resolve_here(&spec.user, &spec.group_add);
     };
@@ -311,6 +311,9 @@ fn set_ids(identity: &Identity, squash: bool, keep_groups: bool) -> Result<(), F
         ))
     };
     rustix::thread::set_keep_capabilities(true).step("keep capabilities")?;
+    if squash {
+        return check_single(identity);
+    }
     let set = || -> rustix::io::Result<()> {
         let set_groups = || match keep_groups {
             true => Ok(()),
@@ -324,10 +327,26 @@ fn set_ids(identity: &Identity, squash: bool, keep_groups: bool) -> Result<(), F
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)
     };
-    match set() {
-        Err(_) if squash => Ok(()),
-        other => other.map_err(refused),
+    set().map_err(refused)
+}
+
+/// Where only one id exists, this process has it already. Root pretends to be anybody.
+fn check_single(identity: &Identity) -> Result<(), Failure> {
+    let (uid, gid) = own_ids();
+    if uid == 0 || (uid, gid) == (identity.uid, identity.gid) {
+        return Ok(());
     }
+    Err(Failure::not_executable(format!(
+        "cannot run as user {}:{}: the container has a single id, {uid}:{gid}; with a range of ids \
+         for you in /etc/subuid and /etc/subgid a new container has all",
+        identity.uid, identity.gid
+    )))
+}
+
+/// User and group id of this process.
+pub(crate) fn own_ids() -> (u32, u32) {
+    let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+    (uid.as_raw(), gid.as_raw())
 }
 
 /// The capability sets a process ends up with.
@@ -353,7 +372,8 @@ fn final_sets(spec: &ProcessSpec, identity: &Identity) -> io::Result<Sets> {
             ambient: grantable(exact.ambient) & permitted & inheritable,
         });
     }
-    let root = identity.uid == 0 || spec.squash;
+    // Who has the only id, and that is root's, is root whoever it was to be.
+    let root = identity.uid == 0 || (spec.squash && own_ids().0 == 0);
     let keep = if root {
         grantable(spec.caps)
     } else {

@@ -74,12 +74,15 @@ fn mount_fuse(server: BorrowedFd<'_>, access: Access) -> Result<OwnedFd, Failure
         .open("/dev/fuse")
         .step("open /dev/fuse (the kernel module must be loaded and the device writable)")?;
     let number = device.as_raw_fd().to_string();
+    // Ids that exist here; the kernel lets this user ask alone, but for `allow_other`.
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let gid = rustix::process::getgid().as_raw().to_string();
     let mut options = vec![
         ("source", "rrun"),
         ("fd", number.as_str()),
         ("rootmode", "40000"),
-        ("user_id", "0"),
-        ("group_id", "0"),
+        ("user_id", uid.as_str()),
+        ("group_id", gid.as_str()),
         ("allow_other", ""),
         ("default_permissions", ""),
     ];

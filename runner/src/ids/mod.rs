@@ -47,6 +47,10 @@ use caller::Caller;
 
 pub use error::IdsError;
 
+/// The attribute by which our file system is told an owner that does not exist in the container:
+/// `UID:GID` in decimal, -1 for one that stays.
+pub const OWNER: &str = "security.rrun.owner";
+
 /// How to get into the container.
 #[derive(Debug)]
 pub enum Entry<'a> {

@@ -9,11 +9,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{chroot, fchdir};
 
+use super::OWNER;
 use super::caller::{Base, Caller};
 use super::request::{Device, Empty, LastLink, Object, Request};
 
-/// The attribute that keeps an owner.
-const OWNER: &str = "security.rrun.owner";
 /// The attribute that keeps a device.
 const DEVICE: &str = "security.rrun.device";
 

@@ -475,17 +475,18 @@ pub(crate) fn write_id_map(
         IdMap::Root => return Ok(()),
         // The user namespace is the other container's, and has its map.
         _ if crate::join::joined(config) & sys::CLONE_NEWUSER != 0 => {}
-        IdMap::Squash => {
+        IdMap::Range { uids, gids } => write_ranges(host, pid, uids, gids)?,
+        IdMap::Squash | IdMap::Single { .. } => {
+            let (uid, gid) = config.id_map.only().unwrap_or_default();
             for (file, text) in [
                 ("setgroups", "deny".to_owned()),
-                ("uid_map", format!("0 {} 1\n", host.euid)),
-                ("gid_map", format!("0 {} 1\n", host.egid)),
+                ("uid_map", format!("{uid} {} 1\n", host.euid)),
+                ("gid_map", format!("{gid} {} 1\n", host.egid)),
             ] {
                 let path = format!("/proc/{pid}/{file}");
                 std::fs::write(&path, text).at("write", path)?;
             }
         }
-        IdMap::Range { uids, gids } => write_ranges(host, pid, uids, gids)?,
     }
     channel::send(line, &Message::IdMapWritten, &[]).at("start the first process of", &config.id)
 }

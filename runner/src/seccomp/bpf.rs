@@ -55,8 +55,9 @@ pub(crate) enum Check {
     Below(u8, u64),
     /// `arg & mask == value`, 64 bits: argument, mask, value.
     Masked(u8, u64, u64),
-    /// The low half is neither 0 nor -1: an id a single-id user namespace cannot have.
-    ForeignId(u8),
+    /// The low half is neither this id nor -1: an id that a user namespace with this one alone
+    /// cannot have.
+    ForeignId(u8, u32),
     /// `arg & mask == value` on the low half, for 32-bit parameters.
     MaskedLow(u8, u32, u32),
 }
@@ -190,10 +191,10 @@ fn emit_check(check: Check, out: &mut Vec<sock_filter>) {
             out.extend([high(arg), op(AND, mask_hi), branch(JEQ, hi, 0, FAIL)]);
             out.extend([low(arg), op(AND, mask_lo), branch(JEQ, lo, 0, FAIL)]);
         }
-        Check::ForeignId(arg) => {
+        Check::ForeignId(arg, own) => {
             out.extend([
                 low(arg),
-                branch(JEQ, 0, FAIL, 0),
+                branch(JEQ, own, FAIL, 0),
                 branch(JEQ, u32::MAX, FAIL, 0),
             ]);
         }

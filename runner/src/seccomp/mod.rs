@@ -1,7 +1,7 @@
 //! Seccomp filters: what the processes of a container may ask of the kernel.
 //!
 //! Two filters exist. [`default_filter`] is Docker's default profile for a capability set.
-//! [`squash_filter`] is for containers whose user namespace maps a single id: it makes the calls
+//! [`squash_filter`] is for root where a user namespace maps a single id: it makes the calls
 //! that deal in other ids succeed, asking the supervisor in [`crate::ids`] to record what a file's
 //! owner or device number should have been.
 //!
@@ -23,9 +23,9 @@
 //!    a profile from a file may forbid `seccomp` or `sendmsg`.
 //! 4. Drop capabilities, `execve`.
 //!
-//! From step 1 on `setgroups` and `set*id` to ids other than 0 do nothing and return 0. For a
-//! `--user` other than root init must therefore drop all capabilities itself, as the kernel would
-//! have done. The example `squash` shows all of it.
+//! From step 1 on `setgroups` and `set*id` to ids other than 0 do nothing and return 0. The example
+//! `squash` shows all of it. A process that is not root, in a namespace that maps its own id alone,
+//! has [`single_filter`] instead, which nobody supervises.
 //!
 //! For `exec`, a process that joins the container does the same, with a supervisor of its own.
 //!
@@ -53,7 +53,7 @@ use std::os::fd::OwnedFd;
 
 pub use error::SeccompError;
 pub use profile::{bundle_filter, profile_filter};
-pub use squash::squash_filter;
+pub use squash::{Mapped, single_filter, squash_filter};
 pub use standard::default_filter;
 
 /// The longest program the kernel takes, in instructions. Source: `BPF_MAXINSNS`.

@@ -3,7 +3,8 @@
 use super::bpf::{ARCH, Action};
 use super::calls::CALLS;
 use super::{
-    Filter, PROGRAM_MAX, SeccompError, caps, default_filter, profile_filter, squash_filter,
+    Filter, Mapped, PROGRAM_MAX, SeccompError, caps, default_filter, profile_filter, single_filter,
+    squash_filter,
 };
 
 /// Podman's default set plus docker's three: what an ordinary container has.
@@ -164,7 +165,7 @@ fn capabilities_open_their_groups_and_no_others() {
 #[test]
 fn squash_filter_asks_only_about_foreign_ids() {
     check(
-        &squash_filter(),
+        &squash_filter(Mapped::Root),
         &[
             ("chown", &[0, 0, 0], ALLOW),
             ("chown", &[0, MINUS, MINUS], ALLOW),
@@ -199,7 +200,51 @@ fn squash_filter_asks_only_about_foreign_ids() {
             ("mount", &[], ALLOW),
         ],
     );
-    assert_eq!(run(&squash_filter(), ARCH, 1000, [0; 6]), ALLOW.code());
+    assert_eq!(
+        run(&squash_filter(Mapped::Root), ARCH, 1000, [0; 6]),
+        ALLOW.code()
+    );
+}
+
+#[test]
+fn root_beside_a_single_other_has_all_owners_recorded() {
+    check(
+        &squash_filter(Mapped::Other),
+        &[
+            ("chown", &[0, 0, 0], NOTIFY),
+            ("chown", &[0, MINUS, MINUS32], ALLOW),
+            ("fchownat", &[MINUS, 0, 0, MINUS, 0], NOTIFY),
+            ("setuid", &[0], ALLOW),
+            ("setuid", &[5], PRETEND),
+        ],
+    );
+}
+
+#[test]
+fn single_filter_refuses_what_is_not_ones_own() {
+    const REFUSED: Action = Action::Errno(1);
+    check(
+        &single_filter(101, 104),
+        &[
+            ("chown", &[0, 101, 104], ALLOW),
+            ("chown", &[0, MINUS32, MINUS], ALLOW),
+            ("chown", &[0, 104, MINUS], REFUSED),
+            ("chown", &[0, 101, 101], REFUSED),
+            ("fchown", &[3, 0, 0], REFUSED),
+            ("lchown", &[0, 0, 104], REFUSED),
+            ("fchownat", &[MINUS, 0, 101, 104, 0], ALLOW),
+            ("fchownat", &[MINUS, 0, 101, 0, 0], REFUSED),
+            ("setuid", &[101], ALLOW),
+            ("setuid", &[0], REFUSED),
+            ("setgid", &[101], REFUSED),
+            ("setreuid", &[101, MINUS], ALLOW),
+            ("setresuid", &[MINUS, MINUS, 0], REFUSED),
+            ("setresgid", &[MINUS, 104, 104], ALLOW),
+            ("setfsuid", &[0], ALLOW),
+            ("setgroups", &[0, 0], ALLOW),
+            ("mknod", &[0, 0o020_644, 0x103], ALLOW),
+        ],
+    );
 }
 
 #[test]
@@ -207,7 +252,8 @@ fn foreign_abis_and_unknown_numbers_do_not_exist() {
     for filter in [
         default_filter(ORDINARY),
         default_filter(u64::MAX),
-        squash_filter(),
+        squash_filter(Mapped::Root),
+        single_filter(101, 104),
     ] {
         assert!(filter.code().len() < PROGRAM_MAX, "{filter:?}");
         for arch in [0x4000_0003, 0x4000_0028, 0] {

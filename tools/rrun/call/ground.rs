@@ -111,6 +111,11 @@ fn view(map: &IdMap) -> IdView {
     match map {
         IdMap::Root => IdView::True,
         IdMap::Squash => IdView::Squash { uid: 0, gid: 0 },
+        // A file of nobody could not be written by anybody inside.
+        IdMap::Single { uid, gid } => IdView::Squash {
+            uid: *uid,
+            gid: *gid,
+        },
         IdMap::Range { uids, gids } => IdView::Windows {
             uids: windows(uids),
             gids: windows(gids),
@@ -151,6 +156,15 @@ pub(crate) fn read_only(
     open(Some(dir), config, options)
 }
 
+/// Opens what a container stands on, without its own changes.
+pub(crate) fn image(config: &ContainerConfig) -> Result<(Arc<Union>, Option<Lease>), Failure> {
+    let options = Options {
+        read_only: true,
+        ..Options::default()
+    };
+    open(None, config, options)
+}
+
 /// How owners and marks are kept on disk: as the kernel's overlayfs does where we may.
 fn stored(config: &ContainerConfig) -> Options {
     let kernel = overlay(config);
@@ -168,8 +182,8 @@ fn stored(config: &ContainerConfig) -> Options {
             xattrs: XattrDialect::Trusted,
             ..real
         },
-        IdMap::Range { .. } | IdMap::Squash if kernel.is_some() => real,
-        IdMap::Range { .. } | IdMap::Squash => Options::default(),
+        _ if kernel.is_some() => real,
+        IdMap::Range { .. } | IdMap::Squash | IdMap::Single { .. } => Options::default(),
     }
 }
 

@@ -114,7 +114,7 @@ pub(crate) fn fill(
     }
     let owners = match config.id_map {
         IdMap::Root => Owners::Kept,
-        IdMap::Range { .. } | IdMap::Squash => Owners::Ours,
+        IdMap::Range { .. } | IdMap::Squash | IdMap::Single { .. } => Owners::Ours,
     };
     let (union, _lease) = ground::read_only(container, config)?;
     copy_up::fill(&union, &point.destination, data, owners)

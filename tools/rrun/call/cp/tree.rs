@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rrun_core::{Attr, Errno, FileType};
+use rrun_runner::ids;
 use rrun_union::{Caller, Ino, OnWrite, SetAttr, SetTime, Union};
 use rustix::fs::{
-    AtFlags, Dir, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat,
-    mkdirat, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
+    AtFlags, Dir, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
+    chownat, fsetxattr, mkdirat, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
 };
 
 /// Links followed on the way to a path. Source: `path_resolution(7)`.
@@ -200,11 +201,13 @@ impl Tree for Host {
 
     fn dress(&self, dir: &OwnedFd, name: &[u8], meta: &Meta) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        match chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
-            // Ids that do not exist here, or that are not ours to give.
-            Ok(()) | Err(rustix::io::Errno::PERM | rustix::io::Errno::INVAL) => {}
+        let is_absent = match chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW) {
+            // Not ours to give.
+            Ok(()) | Err(rustix::io::Errno::PERM) => false,
+            // Ids that do not exist here.
+            Err(rustix::io::Errno::INVAL) => true,
             Err(error) => return Err(error.into()),
-        }
+        };
         if meta.kind == FileType::Symlink {
             return Ok(());
         }
@@ -215,7 +218,15 @@ impl Tree for Host {
         }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match openat(dir, name, flags, Mode::empty()) {
-            Ok(fd) => rustix::fs::fchmod(fd.as_fd(), Mode::from_raw_mode(meta.perm))?,
+            Ok(fd) => {
+                if is_absent {
+                    let owner = format!("{}:{}", meta.uid, meta.gid);
+                    // Only our own file system keeps it.
+                    let _elsewhere =
+                        fsetxattr(&fd, ids::OWNER, owner.as_bytes(), XattrFlags::empty());
+                }
+                rustix::fs::fchmod(fd.as_fd(), Mode::from_raw_mode(meta.perm))?;
+            }
             Err(_) => chmodat(dir, name, Mode::from_raw_mode(meta.perm), AtFlags::empty())?,
         }
         let times = Timestamps {

@@ -3,6 +3,7 @@
 mod devices;
 mod health;
 mod mounts;
+mod single;
 mod spaces;
 mod spread;
 
@@ -62,8 +63,9 @@ pub(crate) fn create(
     let dir = containers.join(&config.id);
     // Who shares another's network shares its names too.
     let names = config.net.join.as_ref().map(|id| containers.join(id));
-    files(request, &mut config, names.as_ref().unwrap_or(&dir));
     source.ground.put(&mut config);
+    config.id_map = single::id_map(&config, environment)?;
+    files(request, &mut config, names.as_ref().unwrap_or(&dir));
     if request.dry_run {
         return Ok(Created { dir, config });
     }
