@@ -1,5 +1,9 @@
 //! Container directories: making, finding, ending and removing them.
 
+mod ending;
+
+pub use ending::{kill, stop, wait};
+
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsFd;
@@ -9,10 +13,10 @@ use std::time::Duration;
 
 use crate::config::{ContainerConfig, Root};
 use crate::error::{At, Failure, RunnerError};
-use crate::monitor::wait_readable;
 use crate::overlay::Dialect;
 use crate::state::{self, State, Status};
 use crate::{names, sys};
+use ending::{KILLED_MAX, end_starting, kill_server, wait_end};
 
 /// A container as readers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,120 +78,6 @@ pub fn create(containers: &Path, config: &ContainerConfig) -> Result<PathBuf, Ru
     Ok(dir)
 }
 
-/// How long a killed process may take to end.
-const GRACE: Duration = Duration::from_secs(5);
-
-fn kill_server(state: &State) {
-    if let Some((_, pidfd)) = state::open_process(state.server_pid, state.server_start) {
-        let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-    }
-}
-
-/// Signals by which users end containers, besides each one's own.
-const ENDING: [i32; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGKILL, libc::SIGTERM];
-
-/// Sends a signal to the container's first process. One that is meant to end it also keeps its
-/// restart policy from starting it again.
-///
-/// # Errors
-///
-/// When it does not run.
-pub fn kill(dir: &Path, signal: i32) -> Result<(), RunnerError> {
-    let own = || ContainerConfig::load(dir).ok()?.stop_signal_number();
-    if ENDING.contains(&signal) || own() == Some(signal) {
-        crate::monitor::mark_stopped(dir);
-        crate::peers::wake(&state::read_claim(dir)?);
-    }
-    let state = state::read(dir)?;
-    let not_running = || RunnerError::NotRunning(id_of(dir));
-    if !matches!(state.status, Status::Running | Status::Paused) {
-        return Err(not_running());
-    }
-    let (_, pidfd) = state::open_init(&state).ok_or_else(not_running)?;
-    // Under a version 1 freezer even SIGKILL waits.
-    if signal == libc::SIGKILL && state.status == Status::Paused {
-        unpause(dir)?;
-    }
-    match sys::pidfd_signal(pidfd.as_fd(), signal) {
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Err(not_running()),
-        other => other.at("send a signal to", dir),
-    }
-}
-
-/// Asks the container to end with its stop signal, and makes it end after `timeout`.
-///
-/// Does nothing when it does not run.
-///
-/// # Errors
-///
-/// When it still runs at the end.
-pub fn stop(dir: &Path, timeout: Duration) -> Result<(), RunnerError> {
-    let config = ContainerConfig::load(dir)?;
-    let signal = config.stop_signal_number().unwrap_or(libc::SIGTERM);
-    crate::monitor::mark_stopped(dir);
-    let claim = state::read_claim(dir)?;
-    crate::peers::wake(&claim);
-    if claim.status == Status::Restarting
-        && let Some((_, monitor)) = state::open_process(claim.monitor_pid, claim.monitor_start)
-    {
-        // Between two runs there is only the monitor; during one it passes the signal on.
-        let _ended = sys::pidfd_signal(monitor.as_fd(), libc::SIGTERM);
-        if wait_end(dir, Some(GRACE))? {
-            return Ok(());
-        }
-    }
-    let ended = |error: RunnerError| {
-        if matches!(error, RunnerError::NotRunning(_)) {
-            Ok(())
-        } else {
-            Err(error)
-        }
-    };
-    kill(dir, signal).or_else(ended)?;
-    if wait_end(dir, Some(timeout))? {
-        return Ok(());
-    }
-    kill(dir, libc::SIGKILL).or_else(ended)?;
-    if wait_end(dir, Some(GRACE))? {
-        return Ok(());
-    }
-    // A process that waits for a file system that does not answer cannot even be killed.
-    kill_server(&state::read_claim(dir)?);
-    if wait_end(dir, Some(GRACE))? {
-        return Ok(());
-    }
-    Err(RunnerError::Running(id_of(dir)))
-}
-
-/// Waits until the container has ended and returns its exit code.
-///
-/// # Errors
-///
-/// When its state cannot be read.
-pub fn wait(dir: &Path) -> Result<i32, RunnerError> {
-    wait_end(dir, None)?;
-    match state::read(dir) {
-        Ok(state) => Ok(state.exit_code),
-        Err(error) => Err(error),
-    }
-}
-
-/// Waits for the monitor's end, since it writes the last state; true when there is none any more.
-fn wait_end(dir: &Path, timeout: Option<Duration>) -> Result<bool, RunnerError> {
-    use rustix::process::{Pid, PidfdFlags, pidfd_open};
-    let state = state::read_claim(dir)?;
-    let monitor = Pid::from_raw(state.monitor_pid)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
-        .filter(|_| state::start_time(state.monitor_pid) == state.monitor_start);
-    let (Some(monitor), true) = (monitor, state.monitor_start != 0) else {
-        return Ok(true);
-    };
-    let millis = timeout.map_or(u32::MAX, |t| {
-        u32::try_from(t.as_millis()).unwrap_or(u32::MAX)
-    });
-    Ok(wait_readable(monitor.as_fd(), millis))
-}
-
 /// Removes a container; a running one only with `force`, which kills it first.
 ///
 /// # Errors
@@ -214,7 +104,7 @@ pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
     cleanup(dir)?;
     // A monitor that has written the end has little left to do.
     if state::read_claim(dir)?.status == Status::Exited {
-        wait_end(dir, Some(GRACE))?;
+        wait_end(dir, Some(KILLED_MAX))?;
     }
     let Some(_lock) = state::take_lock(dir)? else {
         return Err(RunnerError::Running(id_of(dir)));
@@ -232,31 +122,6 @@ pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
     }
 }
 
-/// Ends a start that is under way, or hangs.
-fn end_starting(dir: &Path) -> Result<(), RunnerError> {
-    let began = std::time::Instant::now();
-    let mut claim = state::read_claim(dir)?;
-    // The lock comes before the first state: who has it is said in a moment.
-    while claim.monitor_start == 0 && began.elapsed() < GRACE && state::monitor_alive(dir)? {
-        std::thread::sleep(Duration::from_millis(2));
-        claim = state::read_claim(dir)?;
-    }
-    if claim.status != Status::Created {
-        return stop(dir, Duration::ZERO);
-    }
-    crate::peers::wake(&claim);
-    kill_server(&claim);
-    if wait_end(dir, Some(GRACE))? {
-        return Ok(());
-    }
-    let monitor = state::open_process(claim.monitor_pid, claim.monitor_start);
-    if let Some((_, pidfd)) = monitor {
-        let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-        wait_readable(pidfd.as_fd(), 5000);
-    }
-    Ok(())
-}
-
 /// Finishes what a killed monitor left: the first process, control groups, the socket, the state.
 ///
 /// # Errors
@@ -272,6 +137,7 @@ pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
         if began && !state::monitor_alive(dir)? {
             kill_server(&claim);
             crate::net::forget(dir);
+            crate::cgroup::front::remove(dir, &claim.cgroups);
         }
         return Ok(());
     }
@@ -279,10 +145,7 @@ pub fn cleanup(dir: &Path) -> Result<(), RunnerError> {
         && let Some((_, pidfd)) = state::open_init(&claim)
     {
         let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
-        if !wait_readable(pidfd.as_fd(), 5000) {
-            kill_server(&claim);
-            wait_readable(pidfd.as_fd(), 5000);
-        }
+        ending::wait_killed(&claim, pidfd.as_fd());
     }
     if claim.boot_id == state::boot_id() {
         crate::net::cleanup(&claim.network, dir);
@@ -566,13 +429,20 @@ pub fn sync(dir: &Path, helper_argv: &[OsString]) -> Result<(), RunnerError> {
         return Ok(());
     };
     crate::peers::answer(dir)?;
-    let output = std::process::Command::new(program)
+    let mut helper = std::process::Command::new(program)
         .args(arguments)
         .stdin(std::process::Stdio::from(pidfd))
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::piped())
-        .output()
+        .spawn()
         .at("start the helper that syncs", dir)?;
+    if let Err(error) = crate::peers::await_end(helper.id(), || crate::peers::stopped_part(dir)) {
+        // It ends when the server goes on; whoever waited for it does not wait.
+        let _ended = helper.kill();
+        return Err(error);
+    }
+    let output = helper.wait_with_output();
+    let output = output.at("hear from the helper that syncs", dir)?;
     if output.status.success() || state::open_init(&state).is_none() {
         return Ok(());
     }

@@ -22,10 +22,12 @@ use crate::filters::Filters;
 use crate::monitor::{Child, start_supervisor};
 use crate::plan::{self, ProcessSpec};
 use crate::state::{self, State, Status};
-use crate::{process, sys};
+use crate::{peers, process, sys};
 
 /// Bytes read at once: the size of a pipe.
 const CHUNK_BYTES: usize = 64 << 10;
+/// Longest wait for the end of a process that has nothing left to do, in milliseconds.
+const KILLED_MS: u32 = 1000;
 /// Magic number of devpts. Source: `statfs(2)`.
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
@@ -181,7 +183,7 @@ fn start(dir: &Path, config: &ContainerConfig, exec: &ExecSpec) -> Result<Starte
         return Err(not_running());
     }
     let (_, pidfd) = state::open_init(&state).ok_or_else(not_running)?;
-    crate::peers::answer(dir)?;
+    peers::answer(dir)?;
     let spec = process_spec(config, exec);
     let filters = Filters::prepare(&spec, config)?;
     let pipes = Pipes::make(exec).at("make the streams of", dir)?;
@@ -209,8 +211,12 @@ fn start(dir: &Path, config: &ContainerConfig, exec: &ExecSpec) -> Result<Starte
     drop(theirs);
     let Pipes { near, far } = pipes;
     drop(far);
-    let parts = hear(config, exec, &ours, pidfd.as_fd());
-    middle.reap();
+    let parts = hear(dir, config, exec, &ours, pidfd.as_fd());
+    if parts.is_err() {
+        middle.signal(libc::SIGKILL);
+    }
+    // One that waits for a server that is stopped ends when that goes on.
+    let _ended = middle.wait(KILLED_MS);
     let parts = parts?;
     let Some(process) = parts.process else {
         return Err(RunnerError::Failed(Failure::setup("the container ended")));
@@ -378,7 +384,13 @@ struct Parts {
     listener: Option<OwnedFd>,
 }
 
+/// Who of those that a new process needs is stopped.
+fn stopped(dir: &Path) -> Option<Failure> {
+    peers::stopped_part(dir).or_else(peers::stopped_child)
+}
+
 fn hear(
+    dir: &Path,
     config: &ContainerConfig,
     exec: &ExecSpec,
     line: &OwnedFd,
@@ -386,6 +398,12 @@ fn hear(
 ) -> Result<Parts, RunnerError> {
     let mut parts = Parts::default();
     loop {
+        if let Err(error) = peers::hear(line.as_fd(), || stopped(dir)) {
+            if let Some(process) = parts.process {
+                process.signal(libc::SIGKILL);
+            }
+            return Err(error);
+        }
         match channel::receive(line).at("hear from", &config.id)? {
             None => return Ok(parts),
             Some((Message::Process(pid), _)) => {
@@ -405,7 +423,7 @@ fn hear(
             }
             Some((Message::Failed(failure), _)) => {
                 if let Some(process) = parts.process {
-                    process.reap();
+                    let _ended = process.wait(KILLED_MS);
                 }
                 return Err(RunnerError::Failed(failure));
             }

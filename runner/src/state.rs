@@ -200,6 +200,23 @@ pub(crate) fn take_lock(dir: &Path) -> Result<Option<File>, RunnerError> {
         .then_some(file))
 }
 
+/// Writes into a lock that this process has who that is.
+pub(crate) fn sign_lock(lock: &File) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    let text = format!("{pid} {}\n", start_time(pid));
+    lock.set_len(0)?;
+    lock.write_all_at(text.as_bytes(), 0)
+}
+
+/// Process id and start time of whoever wrote into the lock last; the process may be gone.
+pub(crate) fn lock_holder(dir: &Path) -> Option<(i32, u64)> {
+    let bytes = crate::files::read_bounded(&dir.join("lock"), STATE_BYTES_MAX).ok()?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (pid, start) = text.trim().split_once(' ')?;
+    Some((pid.parse().ok()?, start.parse().ok()?))
+}
+
 /// Which boot of the host this is; empty when the kernel does not say.
 pub(crate) fn boot_id() -> String {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id")

@@ -14,6 +14,7 @@ mod crash;
 mod hostile;
 mod hybrid;
 mod images;
+mod midstart;
 mod network;
 mod oci;
 mod option_table;

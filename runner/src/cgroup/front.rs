@@ -12,6 +12,7 @@ use super::{Layout, ROOT, Reach, Trouble, Wish, apply, find, make_group};
 use crate::config::ContainerConfig;
 use crate::error::{At, Failure, RunnerError};
 use crate::limits::Limits;
+use crate::oci::spec::Resources;
 use crate::state::{self, Status};
 
 /// The directory of ours that holds one directory per container.
@@ -172,16 +173,57 @@ fn own_place(layout: &Layout) -> Option<String> {
     Some(format!("/{}", parent.join(PARENT).to_str()?))
 }
 
+/// Whether a container gets groups at its start. Entering one waits for all processors (some 5 ms),
+/// so only limits are worth it; pause makes its group when it is asked for.
+fn wants_groups(config: &ContainerConfig) -> bool {
+    config.limits.any() || !config.limits.parent.is_empty()
+}
+
+/// The groups that [`make`] would make, to be written down before it does: whoever is killed
+/// meanwhile leaves groups that somebody knows of.
+pub(crate) fn planned(config: &ContainerConfig) -> Vec<PathBuf> {
+    if !wants_groups(config) {
+        return Vec::new();
+    }
+    let layout = Layout::detect();
+    let path = place(&layout, config);
+    let resources = config.limits.resources();
+    let wanted = wanted(&layout, config, path.as_deref(), &resources);
+    wanted.into_iter().map(|(dir, _)| dir).collect()
+}
+
+/// Directories of the groups a container is to be in, and the controllers of each.
+fn wanted<'l>(
+    layout: &'l Layout,
+    config: &ContainerConfig,
+    path: Option<&str>,
+    resources: &Resources,
+) -> Vec<(PathBuf, &'l [String])> {
+    let wish = Wish {
+        id: &config.id,
+        path,
+        resources: Some(resources),
+        reach: if config.limits.parent.is_empty() {
+            Reach::Bounds
+        } else {
+            Reach::All
+        },
+    };
+    if path.is_none() {
+        return Vec::new();
+    }
+    let mut places = layout.places(path, wish.id).unwrap_or_default();
+    places.retain(|(_, controllers)| layout.uses(&wish, controllers));
+    places
+}
+
 /// Makes the groups of a container, best effort but for devices of root's containers.
 ///
 /// # Errors
 ///
 /// When root's container would reach devices that it may not use.
 pub(crate) fn make(config: &ContainerConfig) -> Result<Groups, RunnerError> {
-    let limits = &config.limits;
-    // Entering a group waits for all processors (some 5 ms), so only limits are worth it; pause
-    // makes its group when it is asked for.
-    if !limits.any() && limits.parent.is_empty() {
+    if !wants_groups(config) {
         return Ok(Groups::default());
     }
     let mut trouble = Unenforced::default();
@@ -207,26 +249,12 @@ fn make_new(config: &ContainerConfig, existing: &[PathBuf], trouble: &mut Unenfo
     let layout = Layout::detect();
     let mut groups = Groups::default();
     let path = place(&layout, config);
-    let wish = Wish {
-        id: &config.id,
-        path: path.as_deref(),
-        resources: Some(&resources),
-        reach: if limits.parent.is_empty() {
-            Reach::Bounds
-        } else {
-            Reach::All
-        },
-    };
     let mut why = UNDELEGATED.to_owned();
-    let places = match wish.path {
-        Some(_) => layout.places(wish.path, wish.id),
-        None => Ok(Vec::new()),
-    };
-    for (dir, controllers) in places.unwrap_or_default() {
-        if existing.contains(&dir) || !layout.uses(&wish, controllers) {
+    for (dir, controllers) in wanted(&layout, config, path.as_deref(), &resources) {
+        if existing.contains(&dir) {
             continue;
         }
-        match make_group(&dir, controllers, layout.is_unified(), wish.resources) {
+        match make_group(&dir, controllers, layout.is_unified(), Some(&resources)) {
             Ok(door) => {
                 groups.doors.push(door);
                 groups.dirs.push(dir);

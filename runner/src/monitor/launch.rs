@@ -69,6 +69,7 @@ pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError>
     };
     let lock =
         state::take_lock(dir)?.ok_or_else(|| RunnerError::Running(crate::container::id_of(dir)))?;
+    state::sign_lock(&lock).at("sign the lock of", dir)?;
     begin(dir, &options, attached, lock)
 }
 
@@ -120,6 +121,7 @@ fn begin(
     let mut started = match started {
         Ok(started) => started,
         Err(error) => {
+            crate::cgroup::front::remove(dir, &state.cgroups);
             let failed = State {
                 status: Status::Created,
                 exit_code: error.exit_code(),
@@ -175,14 +177,15 @@ fn begin(
     })
 }
 
-/// Starts the server and says in the state who is starting: what hangs can then be ended by
-/// whoever removes the container.
+/// Starts the server and says in the state who is starting and what will be made: what hangs can
+/// then be ended, and what is left be removed, by whoever removes the container.
 fn claim(dir: &Path, config: &ContainerConfig) -> Result<(Option<Server>, State), RunnerError> {
     let monitor_pid = rustix::process::getpid().as_raw_nonzero().get();
     let mut state = State {
         monitor_pid,
         monitor_start: state::start_time(monitor_pid),
         boot_id: state::boot_id(),
+        cgroups: crate::cgroup::front::planned(config),
         ..State::default()
     };
     let server = start_server(dir, config)?;
@@ -262,7 +265,6 @@ fn start_processes(
         Err(error) => {
             init.signal(libc::SIGKILL);
             init.reap();
-            crate::cgroup::front::remove(dir, &cgroups);
             return Err(server_error(dir, server.as_ref(), &error).unwrap_or(error));
         }
     };

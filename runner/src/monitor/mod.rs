@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::channel::{self, Message};
 use crate::config::ContainerConfig;
 use crate::error::{At, Failure, RunnerError};
-use crate::{state, sys};
+use crate::{peers, state, sys};
 
 /// The descriptor on which the monitor is told what to do and answers.
 pub(crate) const LINE_FD: i32 = 3;
@@ -282,12 +282,14 @@ pub fn start(
         fds: &fds,
         session: true,
     };
-    match crate::seal::program() {
+    let monitor = match crate::seal::program() {
         Some(sealed) => sys::spawn_program(sealed.path().as_os_str(), &spawn, None),
         None => sys::spawn(&spawn),
     }
     .at("start the monitor of", dir)?;
     drop(theirs);
+    let monitor = monitor.as_raw_nonzero().get();
+    peers::hear(ours.as_fd(), || peers::stopped_in_family(monitor))?;
     match channel::receive(&ours).at("hear from the monitor of", dir)? {
         Some((Message::Started { warnings }, _)) => Ok((attached.map(|(near, _)| near), warnings)),
         Some((Message::Failed(failure), _)) => Err(RunnerError::Failed(failure)),

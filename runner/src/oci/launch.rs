@@ -18,7 +18,7 @@ use crate::error::{At, Failure, RunnerError, Step as _};
 use crate::filters::Filters;
 use crate::monitor::Child;
 use crate::plan::{Plan, Step};
-use crate::{init, seccomp, state, sys};
+use crate::{init, peers, seccomp, state, sys};
 
 /// crun's annotation by which podman's `--group-add keep-groups` arrives.
 const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
@@ -470,6 +470,7 @@ impl Talk<'_> {
         if let Some(message) = self.early.pop_front() {
             return Ok(Some(message));
         }
+        peers::hear(self.line.as_fd(), peers::stopped_child)?;
         channel::receive(self.line).at("hear from the first process of", &self.container.record.id)
     }
 

@@ -48,7 +48,7 @@ use crate::cgroup;
 use crate::channel::{self, Message};
 use crate::error::{At, Failure, RunnerError};
 use crate::monitor::Child;
-use crate::sys;
+use crate::{peers, sys};
 
 /// Milliseconds a killed process may take to end.
 const KILL_MS: u32 = 4_000;
@@ -187,6 +187,9 @@ pub fn start(registry: &Registry, id: &str) -> Result<(), RunnerError> {
     }
     let line = container.knock().at("start the process of", id)?;
     container.close_gate();
+    peers::hear(line.as_fd(), || {
+        peers::stopped_in_family(container.record.pid)
+    })?;
     // The connection ends, without a word, when the program is executed.
     if let Some((Message::Failed(failure), _)) =
         channel::receive(&line).at("hear from the process of", id)?

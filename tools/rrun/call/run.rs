@@ -42,18 +42,19 @@ pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, 
     if request.dry_run {
         return dry_run(&created);
     }
-    let socket = match begin(&created.dir, &created.config, attach) {
-        Ok(socket) => socket,
-        Err(failure) => {
-            if request.remove {
-                // A container that failed to start has no monitor to remove it.
-                drop(container::remove(&created.dir, true));
-                let points = mount_points::of_config(&created.config);
-                drop(volume::remove_anonymous(environment, &points));
+    let socket =
+        match begin(&created.dir, &created.config, &Parts::of_self()?, attach).map_err(failed) {
+            Ok(socket) => socket,
+            Err(failure) => {
+                if request.remove {
+                    // A container that failed to start has no monitor to remove it.
+                    drop(container::remove(&created.dir, true));
+                    let points = mount_points::of_config(&created.config);
+                    drop(volume::remove_anonymous(environment, &points));
+                }
+                return Err(failure);
             }
-            return Err(failure);
-        }
-    };
+        };
     let Some(socket) = socket else {
         report::line(&created.config.id)?;
         return Ok(ExitCode::OK);
@@ -103,7 +104,12 @@ pub(super) fn detach_keys(
     }
 }
 
-fn begin(dir: &Path, config: &ContainerConfig, attach: bool) -> Result<Option<OwnedFd>, Failure> {
+fn begin(
+    dir: &Path,
+    config: &ContainerConfig,
+    parts: &Parts,
+    attach: bool,
+) -> Result<Option<OwnedFd>, RunnerError> {
     let (rows, columns) = if config.tty && attach {
         rrun_runner::terminal_size(std::io::stdout()).unwrap_or_default()
     } else {
@@ -114,8 +120,7 @@ fn begin(dir: &Path, config: &ContainerConfig, attach: bool) -> Result<Option<Ow
         columns,
         attach,
     };
-    let (socket, warnings) =
-        start(dir, &Parts::of_self()?.monitor(dir), &options).map_err(failed)?;
+    let (socket, warnings) = start(dir, &parts.monitor(dir), &options)?;
     for warning in warnings {
         report::warn(&warning);
     }
@@ -197,10 +202,10 @@ pub(super) fn start_one(
     let dir = names::resolve(&environment.containers(), name)?;
     let config = ContainerConfig::load(&dir)?;
     container::cleanup(&dir)?;
-    match begin(&dir, &config, attach) {
+    match begin(&dir, &config, &Parts::of_self()?, attach) {
         Ok(socket) => Ok((socket, config)),
         // Docker too finds nothing wrong with starting what runs.
-        Err(_) if rrun_runner::monitor_alive(&dir)? => {
+        Err(RunnerError::Running(_)) => {
             let socket = if attach {
                 Some(attach::connect(&dir)?)
             } else {
@@ -208,7 +213,7 @@ pub(super) fn start_one(
             };
             Ok((socket, config))
         }
-        Err(failure) => Err(failure),
+        Err(error) => Err(failed(error)),
     }
 }
 
