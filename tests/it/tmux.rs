@@ -127,7 +127,8 @@ fn a_shell_in_a_container_is_as_one_outside() {
         terminal.tmux(&["resize-window", "-x", "120", "-y", "40"]);
         std::thread::sleep(Duration::from_millis(300));
         terminal.says("stty size", "40 120");
-        terminal.line("cat; echo end-$((1+1))");
+        // The end of input is the shell's own until a command runs.
+        terminal.says("echo reads-$((1+1)); cat; echo end-$((1+1))", "reads-2");
         terminal.keys(&["C-d"]);
         terminal.shows("end-2");
         terminal.keys(&["C-p", "C-q"]);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// Containers by name, or by what they have in common.
+// Containers by name, or by what they have in common.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Choice {
     /// Containers by name or id

@@ -8,7 +8,7 @@ use super::Choice;
 use super::limits::{DeviceLimitArgs, LimitArgs};
 use super::rare::RareArgs;
 
-/// `rrun create [OPTIONS] IMAGE [COMMAND] [ARG...]`: everything that shapes a container.
+// `rrun create [OPTIONS] IMAGE [COMMAND] [ARG...]`: everything that shapes a container.
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
@@ -239,7 +239,7 @@ pub(crate) struct CreateArgs {
     pub(crate) workdir: Option<String>,
 }
 
-/// `rrun run [OPTIONS] IMAGE [COMMAND] [ARG...]`
+// `rrun run [OPTIONS] IMAGE [COMMAND] [ARG...]`
 #[derive(Debug, Args)]
 #[command(
     disable_help_flag = true,
@@ -260,7 +260,7 @@ pub(crate) struct RunArgs {
     pub(crate) sig_proxy: bool,
 }
 
-/// `rrun start [OPTIONS] CONTAINER [CONTAINER...]`
+// `rrun start [OPTIONS] CONTAINER [CONTAINER...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun start [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct StartArgs {
@@ -287,7 +287,7 @@ pub(crate) struct StartArgs {
     pub(crate) detach_keys: Option<String>,
 }
 
-/// `rrun stop [OPTIONS] CONTAINER [CONTAINER...]`, `rrun restart ...`
+// `rrun stop [OPTIONS] CONTAINER [CONTAINER...]`, `rrun restart ...`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun stop|restart [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct StopArgs {
@@ -308,7 +308,7 @@ pub(crate) struct StopArgs {
     pub(crate) time: Option<i64>,
 }
 
-/// `rrun kill [OPTIONS] CONTAINER [CONTAINER...]`
+// `rrun kill [OPTIONS] CONTAINER [CONTAINER...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun kill [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct KillArgs {
@@ -320,7 +320,7 @@ pub(crate) struct KillArgs {
     pub(crate) signal: String,
 }
 
-/// `rrun exec [OPTIONS] CONTAINER COMMAND [ARG...]`
+// `rrun exec [OPTIONS] CONTAINER COMMAND [ARG...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun exec [OPTIONS] CONTAINER COMMAND [ARG...]")]
 pub(crate) struct ExecArgs {
@@ -356,7 +356,7 @@ pub(crate) struct ExecArgs {
     pub(crate) workdir: Option<String>,
 }
 
-/// `rrun attach [OPTIONS] CONTAINER`
+// `rrun attach [OPTIONS] CONTAINER`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun attach [OPTIONS] CONTAINER")]
 pub(crate) struct AttachArgs {
@@ -374,7 +374,7 @@ pub(crate) struct AttachArgs {
     pub(crate) sig_proxy: bool,
 }
 
-/// `rrun wait CONTAINER [CONTAINER...]`
+// `rrun wait CONTAINER [CONTAINER...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun wait CONTAINER [CONTAINER...]")]
 pub(crate) struct WaitArgs {
@@ -383,7 +383,7 @@ pub(crate) struct WaitArgs {
     pub(crate) containers: Vec<String>,
 }
 
-/// `rrun port CONTAINER [PORT[/PROTO]]`
+// `rrun port CONTAINER [PORT[/PROTO]]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun port CONTAINER [PRIVATE_PORT[/PROTO]]")]
 pub(crate) struct PortArgs {
@@ -395,7 +395,7 @@ pub(crate) struct PortArgs {
     pub(crate) port: Option<String>,
 }
 
-/// `rrun rename CONTAINER NEW_NAME`
+// `rrun rename CONTAINER NEW_NAME`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun rename CONTAINER NEW_NAME")]
 pub(crate) struct RenameArgs {
@@ -407,7 +407,7 @@ pub(crate) struct RenameArgs {
     pub(crate) name: String,
 }
 
-/// `rrun rm [OPTIONS] CONTAINER [CONTAINER...]`
+// `rrun rm [OPTIONS] CONTAINER [CONTAINER...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun rm [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct RmArgs {
@@ -433,7 +433,7 @@ pub(crate) struct RmArgs {
     pub(crate) volumes: bool,
 }
 
-/// `rrun cp [OPTIONS] CONTAINER:SRC DEST|-` and `rrun cp [OPTIONS] SRC|- CONTAINER:DEST`
+// `rrun cp [OPTIONS] CONTAINER:SRC DEST|-` and `rrun cp [OPTIONS] SRC|- CONTAINER:DEST`
 #[derive(Debug, Args)]
 #[command(
     override_usage = "rrun cp [OPTIONS] CONTAINER:SRC_PATH DEST_PATH|-\n       rrun cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH"
@@ -456,7 +456,7 @@ pub(crate) struct CpArgs {
     pub(crate) quiet: bool,
 }
 
-/// `rrun pause CONTAINER [CONTAINER...]`, `rrun unpause ...`
+// `rrun pause CONTAINER [CONTAINER...]`, `rrun unpause ...`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun pause|unpause CONTAINER [CONTAINER...]")]
 pub(crate) struct PauseArgs {
@@ -465,7 +465,7 @@ pub(crate) struct PauseArgs {
     pub(crate) choice: Choice,
 }
 
-/// `rrun update [OPTIONS] CONTAINER [CONTAINER...]`
+// `rrun update [OPTIONS] CONTAINER [CONTAINER...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun update [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct UpdateArgs {
@@ -480,7 +480,7 @@ pub(crate) struct UpdateArgs {
     pub(crate) restart: Option<String>,
 }
 
-/// `rrun diff CONTAINER`
+// `rrun diff CONTAINER`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun diff CONTAINER")]
 pub(crate) struct DiffArgs {
@@ -492,7 +492,7 @@ pub(crate) struct DiffArgs {
     pub(crate) format: Option<String>,
 }
 
-/// `rrun export [OPTIONS] CONTAINER`
+// `rrun export [OPTIONS] CONTAINER`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun export [OPTIONS] CONTAINER")]
 pub(crate) struct ExportArgs {

@@ -6,9 +6,16 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::LowArgs;
 use crate::failure::{ExitCode, Failure};
 
+/// The whole tree of commands, put together with all their options.
+fn whole_tree() -> clap::Command {
+    let mut command = LowArgs::command();
+    command.build();
+    command
+}
+
 /// The command words at the start of `argv` (without the program), such as `image ls`.
 fn command_words(argv: &[String]) -> Vec<String> {
-    let mut command = LowArgs::command();
+    let mut command = whole_tree();
     let mut words = Vec::new();
     for word in argv.iter().filter(|word| !word.starts_with('-')) {
         let Some(found) = command.find_subcommand(word).cloned() else {
@@ -21,7 +28,7 @@ fn command_words(argv: &[String]) -> Vec<String> {
 }
 
 fn command_at(words: &[String]) -> clap::Command {
-    let mut command = LowArgs::command();
+    let mut command = whole_tree();
     for word in words {
         if let Some(found) = command.find_subcommand(word).cloned() {
             command = found;
@@ -76,9 +83,10 @@ pub(crate) fn mistaken(argv: &[String]) -> Option<Failure> {
             )),
         );
     }
+    // Before the tree is put together, which takes longer than most commands.
+    let at = argv.iter().position(|word| word == "--")?;
     let words = command_words(argv);
     if matches!(words.last().map(String::as_str), Some("run" | "create"))
-        && let Some(at) = argv.iter().position(|word| word == "--")
         && argv
             .iter()
             .skip(words.len())

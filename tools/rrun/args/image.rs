@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-/// `rrun images [OPTIONS] [REPOSITORY[:TAG]]`
+// `rrun images [OPTIONS] [REPOSITORY[:TAG]]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun images [OPTIONS] [REPOSITORY[:TAG]]")]
 pub(crate) struct ImagesArgs {
@@ -31,7 +31,7 @@ pub(crate) struct ImagesArgs {
     pub(crate) quiet: bool,
 }
 
-/// `rrun rmi [OPTIONS] IMAGE [IMAGE...]`
+// `rrun rmi [OPTIONS] IMAGE [IMAGE...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun rmi [OPTIONS] IMAGE [IMAGE...]")]
 pub(crate) struct RmiArgs {
@@ -46,7 +46,7 @@ pub(crate) struct RmiArgs {
     pub(crate) no_prune: bool,
 }
 
-/// `rrun tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]`
+// `rrun tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun tag SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]")]
 pub(crate) struct TagArgs {
@@ -58,7 +58,7 @@ pub(crate) struct TagArgs {
     pub(crate) target: String,
 }
 
-/// `rrun untag IMAGE [IMAGE...]`
+// `rrun untag IMAGE [IMAGE...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun untag IMAGE [NAME[:TAG]...]")]
 pub(crate) struct UntagArgs {
@@ -70,7 +70,7 @@ pub(crate) struct UntagArgs {
     pub(crate) names: Vec<String>,
 }
 
-/// `rrun pull [OPTIONS] NAME[:TAG|@DIGEST]`
+// `rrun pull [OPTIONS] NAME[:TAG|@DIGEST]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun pull [OPTIONS] NAME[:TAG|@DIGEST]")]
 pub(crate) struct PullArgs {
@@ -94,7 +94,7 @@ pub(crate) struct PullArgs {
     pub(crate) tls_verify: Option<String>,
 }
 
-/// `rrun push [OPTIONS] NAME[:TAG]`
+// `rrun push [OPTIONS] NAME[:TAG]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun push [OPTIONS] NAME[:TAG]")]
 pub(crate) struct PushArgs {
@@ -112,7 +112,7 @@ pub(crate) struct PushArgs {
     pub(crate) tls_verify: Option<String>,
 }
 
-/// `rrun load [OPTIONS]`
+// `rrun load [OPTIONS]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun load [OPTIONS]")]
 pub(crate) struct LoadArgs {
@@ -124,7 +124,7 @@ pub(crate) struct LoadArgs {
     pub(crate) quiet: bool,
 }
 
-/// `rrun save [OPTIONS] IMAGE [IMAGE...]`
+// `rrun save [OPTIONS] IMAGE [IMAGE...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun save [OPTIONS] IMAGE [IMAGE...]")]
 pub(crate) struct SaveArgs {
@@ -139,7 +139,7 @@ pub(crate) struct SaveArgs {
     pub(crate) output: Option<PathBuf>,
 }
 
-/// `rrun import [OPTIONS] FILE|URL|- [REPOSITORY[:TAG]]`
+// `rrun import [OPTIONS] FILE|URL|- [REPOSITORY[:TAG]]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun import [OPTIONS] FILE|URL|- [REPOSITORY[:TAG]]")]
 pub(crate) struct ImportArgs {
@@ -160,7 +160,7 @@ pub(crate) struct ImportArgs {
     pub(crate) platform: Option<String>,
 }
 
-/// `rrun commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]`
+// `rrun commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun commit [OPTIONS] CONTAINER [REPOSITORY[:TAG]]")]
 pub(crate) struct CommitArgs {
@@ -184,7 +184,7 @@ pub(crate) struct CommitArgs {
     pub(crate) pause: Option<Option<String>>,
 }
 
-/// `rrun history [OPTIONS] IMAGE`
+// `rrun history [OPTIONS] IMAGE`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun history [OPTIONS] IMAGE")]
 pub(crate) struct HistoryArgs {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// Those that `run`, `create` and `update` share.
+// Those that `run`, `create` and `update` share.
 #[derive(Debug, Default, Args)]
 pub(crate) struct LimitArgs {
     /// Weight of block input and output, 10 to 1000; 0 for none
@@ -61,7 +61,7 @@ pub(crate) struct LimitArgs {
     pub(crate) pids_limit: Option<i64>,
 }
 
-/// Those of `run` and `create` alone.
+// Those of `run` and `create` alone.
 #[derive(Debug, Default, Args)]
 pub(crate) struct DeviceLimitArgs {
     /// Weight of a block device (DEVICE:WEIGHT)

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// `rrun logs [OPTIONS] CONTAINER [CONTAINER...]`
+// `rrun logs [OPTIONS] CONTAINER [CONTAINER...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun logs [OPTIONS] CONTAINER [CONTAINER...]")]
 pub(crate) struct LogsArgs {
@@ -32,7 +32,7 @@ pub(crate) struct LogsArgs {
     pub(crate) names: bool,
 }
 
-/// `rrun ps [OPTIONS]`
+// `rrun ps [OPTIONS]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun ps [OPTIONS]")]
 pub(crate) struct PsArgs {
@@ -68,7 +68,7 @@ pub(crate) struct PsArgs {
     pub(crate) sort: Option<String>,
 }
 
-/// `rrun top CONTAINER [ps OPTIONS]`
+// `rrun top CONTAINER [ps OPTIONS]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun top CONTAINER [ps OPTIONS]")]
 pub(crate) struct TopArgs {
@@ -77,7 +77,7 @@ pub(crate) struct TopArgs {
     pub(crate) words: Vec<String>,
 }
 
-/// `rrun stats [OPTIONS] [CONTAINER...]`
+// `rrun stats [OPTIONS] [CONTAINER...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun stats [OPTIONS] [CONTAINER...]")]
 pub(crate) struct StatsArgs {
@@ -98,7 +98,7 @@ pub(crate) struct StatsArgs {
     pub(crate) no_trunc: bool,
 }
 
-/// `rrun events [OPTIONS]`
+// `rrun events [OPTIONS]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun events [OPTIONS]")]
 pub(crate) struct EventsArgs {

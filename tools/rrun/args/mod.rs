@@ -1,4 +1,7 @@
 //! What was typed. Nothing here touches the system; `request` resolves it.
+//!
+//! Structures of options have plain comments: a doc comment would become the summary in the help of
+//! the command that has them, in place of its own.
 
 mod booleans;
 mod choice;
@@ -136,7 +139,11 @@ Run 'rrun COMMAND --help' for more on a command.
 ";
 
 /// A command as typed: short verbs and `object verb` alike.
+///
+/// The options of a command are put together when it is the one that was typed: all of them
+/// together take longer than most commands.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Command {
     /// Create and run a container
     Run(Box<RunArgs>),
@@ -224,7 +231,7 @@ pub(crate) enum Command {
     Store(Object<StoreVerb>),
 }
 
-/// `rrun OBJECT VERB`.
+// `rrun OBJECT VERB`.
 #[derive(Debug, Args)]
 pub(crate) struct Object<V: Subcommand> {
     /// What to do with the object
@@ -232,8 +239,9 @@ pub(crate) struct Object<V: Subcommand> {
     pub(crate) verb: V,
 }
 
-/// Verbs of `rrun image`.
+// Verbs of `rrun image`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum ImageVerb {
     /// List images
     #[command(alias = "list")]
@@ -265,8 +273,9 @@ pub(crate) enum ImageVerb {
     Exists(ExistsArgs),
 }
 
-/// Verbs of `rrun container`.
+// Verbs of `rrun container`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum ContainerVerb {
     /// Create and run a container
     Run(Box<RunArgs>),
@@ -326,8 +335,9 @@ pub(crate) enum ContainerVerb {
     Exists(ExistsArgs),
 }
 
-/// Verbs of `rrun volume`.
+// Verbs of `rrun volume`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum VolumeVerb {
     /// Create a volume
     Create(VolumeCreateArgs),
@@ -345,8 +355,9 @@ pub(crate) enum VolumeVerb {
     Exists(ExistsArgs),
 }
 
-/// Verbs of `rrun system`.
+// Verbs of `rrun system`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum SystemVerb {
     /// Show what this installation can do
     Info(InfoArgs),
@@ -354,8 +365,9 @@ pub(crate) enum SystemVerb {
     Prune(PruneArgs),
 }
 
-/// Verbs of `rrun store`.
+// Verbs of `rrun store`.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum StoreVerb {
     /// Hash everything again and say what is damaged
     Check(StoreCheckArgs),

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// Options of `run` and `create`.
+// Options of `run` and `create`.
 #[derive(Debug, Default, Args)]
 pub(crate) struct RareArgs {
     /// Accepted: Windows only

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// `rrun inspect [OPTIONS] NAME|ID [NAME|ID...]`
+// `rrun inspect [OPTIONS] NAME|ID [NAME|ID...]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun inspect [OPTIONS] NAME|ID [NAME|ID...]")]
 pub(crate) struct InspectArgs {
@@ -28,7 +28,7 @@ impl InspectArgs {
     }
 }
 
-/// `rrun OBJECT exists NAME`
+// `rrun OBJECT exists NAME`
 #[derive(Debug, Args)]
 pub(crate) struct ExistsArgs {
     /// Name or id
@@ -36,7 +36,7 @@ pub(crate) struct ExistsArgs {
     pub(crate) name: String,
 }
 
-/// `rrun version [OPTIONS]`
+// `rrun version [OPTIONS]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun version [OPTIONS]")]
 pub(crate) struct VersionArgs {
@@ -45,7 +45,7 @@ pub(crate) struct VersionArgs {
     pub(crate) format: Option<String>,
 }
 
-/// `rrun info [OPTIONS]`
+// `rrun info [OPTIONS]`
 #[derive(Debug, Args)]
 #[command(override_usage = "rrun info [OPTIONS]")]
 pub(crate) struct InfoArgs {
@@ -54,7 +54,7 @@ pub(crate) struct InfoArgs {
     pub(crate) format: Option<String>,
 }
 
-/// `rrun OBJECT prune [OPTIONS]`
+// `rrun OBJECT prune [OPTIONS]`
 #[derive(Debug, Args)]
 pub(crate) struct PruneArgs {
     /// Also images that have a name but no container
@@ -71,7 +71,7 @@ pub(crate) struct PruneArgs {
     pub(crate) filter: Vec<String>,
 }
 
-/// `rrun store check [OPTIONS]`
+// `rrun store check [OPTIONS]`
 #[derive(Debug, Args)]
 pub(crate) struct StoreCheckArgs {
     /// Move damaged files aside and drop what depended on them
@@ -79,7 +79,7 @@ pub(crate) struct StoreCheckArgs {
     pub(crate) repair: bool,
 }
 
-/// `rrun volume create [OPTIONS] [VOLUME]`
+// `rrun volume create [OPTIONS] [VOLUME]`
 #[derive(Debug, Args)]
 pub(crate) struct VolumeCreateArgs {
     /// Name; a random one when absent
@@ -99,7 +99,7 @@ pub(crate) struct VolumeCreateArgs {
     pub(crate) opt: Vec<String>,
 }
 
-/// `rrun volume ls [OPTIONS]`
+// `rrun volume ls [OPTIONS]`
 #[derive(Debug, Args)]
 pub(crate) struct VolumeLsArgs {
     /// Only volumes that match: name=, dangling=, driver=, label=
@@ -113,7 +113,7 @@ pub(crate) struct VolumeLsArgs {
     pub(crate) quiet: bool,
 }
 
-/// `rrun volume inspect [OPTIONS] VOLUME [VOLUME...]`
+// `rrun volume inspect [OPTIONS] VOLUME [VOLUME...]`
 #[derive(Debug, Args)]
 pub(crate) struct VolumeInspectArgs {
     /// Volumes by name
@@ -124,7 +124,7 @@ pub(crate) struct VolumeInspectArgs {
     pub(crate) format: Option<String>,
 }
 
-/// `rrun volume rm [OPTIONS] VOLUME [VOLUME...]`
+// `rrun volume rm [OPTIONS] VOLUME [VOLUME...]`
 #[derive(Debug, Args)]
 pub(crate) struct VolumeRmArgs {
     /// Volumes by name
@@ -135,7 +135,7 @@ pub(crate) struct VolumeRmArgs {
     pub(crate) force: bool,
 }
 
-/// `rrun volume prune [OPTIONS]`
+// `rrun volume prune [OPTIONS]`
 #[derive(Debug, Args)]
 pub(crate) struct VolumePruneArgs {
     /// Also volumes that were given a name
