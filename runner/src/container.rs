@@ -386,7 +386,7 @@ pub fn mount(dir: &Path) -> Result<Mounted, RunnerError> {
     let lock = state::take_lock(dir)?.ok_or_else(|| RunnerError::Running(id_of(dir)))?;
     rustix::process::chdir(dir).at("enter", dir)?;
     // Outside of the namespace, or it would keep alive the mount whose end it waits for.
-    let server = crate::monitor::start_server(dir, &config)?;
+    let server = crate::monitor::start_server(dir, &config, None)?;
     sys::unshare(sys::CLONE_NEWNS).at("make a mount namespace for", dir)?;
     rustix::mount::mount_change(
         "/",

@@ -42,6 +42,7 @@ pub mod subid;
 mod sys;
 mod terminal;
 pub mod time;
+mod title;
 mod tree;
 pub mod userns;
 mod users;

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::{Child, SERVER_LOG, StartOptions, wait_readable};
+use super::server::{self, Server};
+use super::{Child, MonitorOptions, SERVER_LOG, StartOptions, wait_readable};
 use crate::channel::{self, Message};
-use crate::config::{ContainerConfig, IdMap, Network, Root};
+use crate::config::{ContainerConfig, IdMap, Network};
 use crate::error::{At, Failure, RunnerError};
 use crate::filters::Filters;
 use crate::log::LogWriter;
@@ -58,7 +59,11 @@ struct Pipes {
     far: [OwnedFd; 3],
 }
 
-pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError> {
+pub(super) fn launch(
+    dir: &Path,
+    line: &OwnedFd,
+    monitor: &MonitorOptions,
+) -> Result<Running, RunnerError> {
     let (options, attached) = match channel::receive(line).at("read the start options of", dir)? {
         Some((Message::Start(options), fds)) => (options, fds.into_iter().next()),
         _ => {
@@ -70,16 +75,16 @@ pub(super) fn launch(dir: &Path, line: &OwnedFd) -> Result<Running, RunnerError>
     let lock =
         state::take_lock(dir)?.ok_or_else(|| RunnerError::Running(crate::container::id_of(dir)))?;
     state::sign_lock(&lock).at("sign the lock of", dir)?;
-    begin(dir, &options, attached, lock)
+    begin(dir, &options, attached, (lock, monitor))
 }
 
 /// Starts a container that ended once more, with nobody attached.
-pub(super) fn again(ended: Running) -> Result<Running, RunnerError> {
+pub(super) fn again(ended: Running, monitor: &MonitorOptions) -> Result<Running, RunnerError> {
     let Running {
         dir, state, lock, ..
     } = ended;
     let count = state.restart_count;
-    match begin(&dir, &StartOptions::default(), None, lock) {
+    match begin(&dir, &StartOptions::default(), None, (lock, monitor)) {
         Ok(mut running) => {
             running.state.restart_count = count;
             state::write(&dir, &running.state)?;
@@ -102,7 +107,7 @@ fn begin(
     dir: &Path,
     options: &StartOptions,
     attached: Option<OwnedFd>,
-    lock: File,
+    (lock, monitor): (File, &MonitorOptions),
 ) -> Result<Running, RunnerError> {
     let config = ContainerConfig::load(dir)?;
     let signals = sys::signal_fd(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE])
@@ -116,7 +121,7 @@ fn begin(
             .at("take over what is left by", dir)?;
     }
     let listener = super::serve::listen(dir)?;
-    let (server, state) = claim(dir, &config)?;
+    let (server, state) = claim(dir, &config, monitor)?;
     let started = start_processes(dir, &config, options, server);
     let mut started = match started {
         Ok(started) => started,
@@ -179,7 +184,11 @@ fn begin(
 
 /// Starts the server and says in the state who is starting and what will be made: what hangs can
 /// then be ended, and what is left be removed, by whoever removes the container.
-fn claim(dir: &Path, config: &ContainerConfig) -> Result<(Option<Server>, State), RunnerError> {
+fn claim(
+    dir: &Path,
+    config: &ContainerConfig,
+    monitor: &MonitorOptions,
+) -> Result<(Option<Server>, State), RunnerError> {
     let monitor_pid = rustix::process::getpid().as_raw_nonzero().get();
     let mut state = State {
         monitor_pid,
@@ -188,7 +197,7 @@ fn claim(dir: &Path, config: &ContainerConfig) -> Result<(Option<Server>, State)
         cgroups: crate::cgroup::front::planned(config),
         ..State::default()
     };
-    let server = start_server(dir, config)?;
+    let server = server::start(dir, config, monitor.server.as_ref())?;
     if let Some(server) = &server {
         state.server_pid = server.child.pid.as_raw_nonzero().get();
         state.server_start = state::start_time(state.server_pid);
@@ -316,38 +325,6 @@ fn server_error(dir: &Path, server: Option<&Child>, error: &RunnerError) -> Opti
     Some(RunnerError::Failed(Failure::setup(format!(
         "the file-system server failed: {said}"
     ))))
-}
-
-/// The file-system server, and the line on which init hands it the device.
-#[derive(Debug)]
-pub(crate) struct Server {
-    child: Child,
-    pub(crate) line: OwnedFd,
-}
-
-pub(crate) fn start_server(
-    dir: &Path,
-    config: &ContainerConfig,
-) -> Result<Option<Server>, RunnerError> {
-    let Root::Fuse { server_argv, .. } = &config.root else {
-        return Ok(None);
-    };
-    let (ours, theirs) = channel::pair().at("make a line to the server of", dir)?;
-    let log = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(dir.join(SERVER_LOG));
-    let log = log.at("open the server log of", dir)?;
-    let fds = [(log.as_fd(), 2), (theirs.as_fd(), 3)];
-    let pid = sys::spawn(&sys::Spawn {
-        argv: server_argv,
-        fds: &fds,
-        session: false,
-    })
-    .at("start the file-system server of", dir)?;
-    let child = Child::new(pid).at("watch the server of", dir)?;
-    Ok(Some(Server { child, line: ours }))
 }
 
 fn make_pipes(config: &ContainerConfig) -> std::io::Result<Pipes> {

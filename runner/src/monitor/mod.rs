@@ -5,9 +5,12 @@ mod launch;
 mod orphans;
 mod restart;
 mod serve;
+mod server;
 
-pub(crate) use launch::{start_server, start_supervisor, write_id_map};
+pub(crate) use launch::{start_supervisor, write_id_map};
 pub(crate) use restart::{clear_stopped, mark_stopped, stopped_by_hand};
+pub use server::ServerBody;
+pub(crate) use server::start as start_server;
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -63,6 +66,9 @@ pub type EventHook = Box<dyn Fn(&ContainerConfig, &state::State, MonitorEvent)>;
 pub struct MonitorOptions {
     /// Called when something happened, after the state was written.
     pub on_event: Option<EventHook>,
+    /// The file-system server, to be run in a fork; without it the configuration's program is
+    /// executed.
+    pub server: Option<ServerBody>,
 }
 
 impl MonitorOptions {
@@ -147,7 +153,7 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: u32) -> bool {
 pub fn run(dir: &Path, options: &MonitorOptions) -> Result<(), RunnerError> {
     crate::seal::take_name();
     let line = sys::inherited(LINE_FD).at("take over the start line of", dir)?;
-    match launch::launch(dir, &line) {
+    match launch::launch(dir, &line, options) {
         Ok(mut container) => {
             let warnings = std::mem::take(&mut container.warnings);
             // The starter may be gone already; the container runs on.
@@ -193,14 +199,19 @@ fn live(mut running: launch::Running, options: &MonitorOptions) -> Result<(), Ru
             Some(_) => state::Status::Restarting,
             None => state::Status::Exited,
         };
-        // Readers see an exit without it too: the lock will be free.
-        let _unwritten = state::write(&running.dir, &running.state);
+        // Readers see an exit without it too: the lock will be free. Where everything goes it would
+        // be for nobody.
+        if !running.config.auto_remove {
+            let _unwritten = state::write(&running.dir, &running.state);
+        }
         if running.state.oom_killed {
             options.tell(&running, MonitorEvent::OutOfMemory);
         }
         options.tell(&running, MonitorEvent::Die);
         if running.config.auto_remove {
-            let _left = crate::container::remove_files(&running.dir, &running.config);
+            if crate::container::remove_files(&running.dir, &running.config).is_err() {
+                let _unwritten = state::write(&running.dir, &running.state);
+            }
             options.tell(&running, MonitorEvent::Destroy);
         }
         clients.tell_end(&running.state);
@@ -209,7 +220,7 @@ fn live(mut running: launch::Running, options: &MonitorOptions) -> Result<(), Ru
             running.state.status = state::Status::Exited;
             return state::write(&running.dir, &running.state);
         }
-        running = launch::again(running)?;
+        running = launch::again(running, options)?;
     }
 }
 

@@ -192,6 +192,13 @@ pub(crate) fn reset_signals() {
         // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be changed give EINVAL.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+    unblock_signals();
+}
+
+/// Unblocks all signals.
+///
+/// Source: `sigprocmask(2)`.
+pub(crate) fn unblock_signals() {
     let set = signal_set(&[]);
     // SAFETY: `set` is an initialised sigset_t that lives through the call.
     unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const set, ptr::null_mut()) };

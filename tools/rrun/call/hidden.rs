@@ -204,14 +204,18 @@ pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
     } else {
         return None;
     };
-    Some(match outcome {
+    Some(self::outcome(outcome))
+}
+
+/// Tells a failure on standard error, which is the container's server.log that the starter quotes.
+fn outcome(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
         Ok(()) => ExitCode::OK,
         Err(failure) => {
-            // Standard error is the container's server.log, which the starter quotes.
             report::failure(&failure);
             failure.exit_code()
         }
-    })
+    }
 }
 
 fn monitor_main(dir: &Path) -> Result<(), Failure> {
@@ -225,6 +229,9 @@ fn monitor_main(dir: &Path) -> Result<(), Failure> {
     };
     let options = monitor::MonitorOptions {
         on_event: Some(Box::new(on_event)),
+        server: Some(Box::new(|dir, line| {
+            i32::from(outcome(serve_on(dir, &line)).0)
+        })),
     };
     monitor::run(dir, &options)?;
     Ok(())
@@ -313,14 +320,17 @@ fn net_main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Serves the container's file system until the kernel says that it is unmounted.
 fn serve_main(dir: &Path) -> Result<(), Failure> {
-    let line = sys::inherited(FIRST_FD)?;
+    serve_on(dir, &sys::inherited(FIRST_FD)?)
+}
+
+/// Serves the container's file system until the kernel says that it is unmounted. The device comes
+/// on `line`.
+fn serve_on(dir: &Path, line: &OwnedFd) -> Result<(), Failure> {
     let config = ContainerConfig::load(dir)?;
     // Before the device comes: whatever is wrong is then told instead of hanging the start.
     let (union, lease) = ground::served(dir, &config)?;
-    let connection = receive_connection(&line)?;
-    drop(line);
+    let connection = receive_connection(line)?;
     // Modes come from the kernel with the asker's mask applied.
     rustix::process::umask(rustix::fs::Mode::empty());
     serve(

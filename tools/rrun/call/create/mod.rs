@@ -69,11 +69,16 @@ pub(crate) fn create(
     if request.dry_run {
         return Ok(Created { dir, config });
     }
+    mount_points::put(&mut config, &[]);
+    let before = config.clone();
     let dir = container::create(&containers, &config)
         .map_err(|error| Failure::from(error).code(ExitCode::ENGINE))?;
     let made = fill(request, &config, &dir)
         .and_then(|()| mounts::make(request, environment, &source.defaults, &mut config, &dir))
-        .and_then(|()| Ok(config.save(&dir)?));
+        .and_then(|()| match config == before {
+            true => Ok(()),
+            false => Ok(config.save(&dir)?),
+        });
     if let Err(failure) = made {
         // The first failure is the one to tell.
         drop(container::remove(&dir, true));

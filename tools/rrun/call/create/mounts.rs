@@ -46,8 +46,10 @@ pub(super) fn make(
     }
     devices::guard(config);
     mount_points::put(config, &made.points);
-    // Copying needs the configuration: it says what the container stands on.
-    config.save(dir)?;
+    if !made.fresh.is_empty() {
+        // Copying needs the configuration: it says what the container stands on.
+        config.save(dir)?;
+    }
     for point in &made.fresh {
         volume::fill(environment, config, dir, point)?;
     }
