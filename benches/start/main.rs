@@ -11,6 +11,7 @@
 )]
 
 mod crowd;
+mod ports;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
@@ -30,7 +31,8 @@ const USAGE: &str = "cargo bench --bench start -- [OPTIONS]   (as root)
   --quick        3 rounds
   --rounds N     interleaved rounds (20)
   --rrun PATH    the binary to measure (the one cargo just built)
-  --rows TEXT    only commands whose description contains TEXT";
+  --rows TEXT    only commands whose description contains TEXT
+  --ports        only the throughput of ports and uplinks, which else is not measured";
 
 /// A command never takes this long unless it hangs; then the whole benchmark is ended.
 const STEP_SECONDS_MAX: u64 = 60;
@@ -41,6 +43,7 @@ struct Settings {
     rounds: usize,
     rrun: String,
     rows: Option<String>,
+    ports: bool,
 }
 
 fn settings(mut words: impl Iterator<Item = String>) -> Result<Settings, String> {
@@ -50,6 +53,7 @@ fn settings(mut words: impl Iterator<Item = String>) -> Result<Settings, String>
             .unwrap_or("rrun")
             .to_owned(),
         rows: None,
+        ports: false,
     };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or(format!("option {word} needs a value"));
@@ -62,6 +66,7 @@ fn settings(mut words: impl Iterator<Item = String>) -> Result<Settings, String>
             }
             "--rrun" => settings.rrun = value()?,
             "--rows" => settings.rows = Some(value()?),
+            "--ports" => settings.ports = true,
             _ => return Err(format!("unknown option {word}\n{USAGE}")),
         }
     }
@@ -232,6 +237,11 @@ fn measure(dir: &Path, settings: &Settings) -> Result<(), String> {
     }
     println!();
     let stage = Stage::prepare(dir, &rrun)?;
+    if settings.ports {
+        ports::measure(&stage, settings.rounds, &clock)?;
+        println!("\nAt the end: {}", program::machine());
+        return Ok(());
+    }
     let mut cases = cases(&rrun, stage.bundle().ok());
     cases.retain(|case| {
         let wanted = |text: &String| case.name.contains(text.as_str());
