@@ -36,8 +36,8 @@ pub(crate) struct Line<'a> {
     pub(crate) filters: &'a crate::filters::Filters,
     /// Where the process waits to be started.
     pub(crate) gate: Option<&'a Gate>,
-    /// User namespaces of id-mapped mounts, by the mounts' numbers.
-    pub(crate) id_maps: &'a [Option<OwnedFd>],
+    /// What is bound as id-mapped mounts, by the mounts' numbers.
+    pub(crate) mapped_trees: &'a [Option<OwnedFd>],
     /// What another container has on `/dev/shm`.
     pub(crate) shm: Option<BorrowedFd<'a>>,
 }

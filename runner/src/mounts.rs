@@ -85,6 +85,20 @@ pub(crate) fn copy_path(path: &std::path::Path) -> io::Result<OwnedFd> {
     Ok(open_tree(CWD, path, flags)?)
 }
 
+/// Keeps what is mounted at `fd`, a device of the host, from being executed.
+///
+/// # Errors
+///
+/// Those of `mount_setattr(2)`.
+pub(crate) fn set_device(fd: impl AsFd) -> io::Result<()> {
+    let bits = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let change = sys::MountChange {
+        set: bits.bits().into(),
+        ..sys::MountChange::default()
+    };
+    sys::mount_setattr(fd.as_fd(), change, false)
+}
+
 /// Makes the mount at `fd`, and those below it when `recursive`, read-only.
 ///
 /// # Errors

@@ -347,3 +347,59 @@ fn network_devices_are_moved_into_a_bundle() {
         assert!(bundle.run().err.contains("invalid network device name"));
     });
 }
+
+#[test]
+fn ids_of_a_mount_are_mapped_in_a_user_namespace() {
+    use std::os::unix::fs::{PermissionsExt, lchown};
+    if !crate::support::is_root() {
+        return skip("only root may map the ids of a file system of the host");
+    }
+    let mut bundle = match Bundle::new(User::Caller, false) {
+        Ok(bundle) => bundle,
+        Err(why) => return skip(&why),
+    };
+    // Root of the container, 1 outside, must reach its root directory and own it.
+    let open = std::fs::Permissions::from_mode(0o755);
+    for dir in [bundle.dir.parent().unwrap(), &bundle.dir] {
+        std::fs::set_permissions(dir, open.clone()).unwrap();
+    }
+    fn give(path: &Path) {
+        lchown(path, Some(1), Some(1)).unwrap();
+        if path.is_dir() && !path.is_symlink() {
+            for entry in std::fs::read_dir(path).unwrap() {
+                give(&entry.unwrap().path());
+            }
+        }
+    }
+    give(&bundle.dir.join("rootfs"));
+    let source = bundle.home.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), "x").unwrap();
+    let list = |from: u32, to: u32| json!([{"containerID": from, "hostID": to, "size": 65536}]);
+    bundle.spec["linux"]["uidMappings"] = list(0, 1);
+    bundle.spec["linux"]["gidMappings"] = list(0, 1);
+    let namespaces = bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.push(json!({"type": "user"}));
+    let mount = |at: &str, option: &str| {
+        json!({
+            "destination": at, "type": "bind", "source": source,
+            "options": ["rbind", "ro", option],
+        })
+    };
+    let mut shifted = mount("/shifted", "ridmap");
+    shifted["uidMappings"] = list(0, 8);
+    shifted["gidMappings"] = list(0, 9);
+    let mounts = bundle.spec["mounts"].as_array_mut().unwrap();
+    mounts.extend([
+        mount("/plain", "private"),
+        mount("/mapped", "idmap"),
+        shifted,
+    ]);
+    let ran = bundle
+        .script("stat -c %u:%g /plain/file /mapped/file /shifted/file; grep ' /dev/null ' /proc/self/mountinfo")
+        .run();
+    let out = ran.ok();
+    assert!(out.starts_with("65534:65534\n0:0\n7:8\n"), "{out}");
+    let null = out.lines().last().unwrap();
+    assert!(null.contains("nosuid") && null.contains("noexec"), "{out}");
+}

@@ -42,6 +42,7 @@ pub(super) fn bind(dev: &OwnedFd, name: &str, major: u32, minor: u32) -> io::Res
     let source = openat(CWD, Path::new("/dev").join(name), flags, Mode::empty())?;
     check(&source, major, minor)?;
     let copy = mounts::copy(source.as_fd(), false)?;
+    mounts::set_device(&copy)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     drop(openat(dev, name, flags, Mode::from_raw_mode(0o666))?);
     let point = openat(dev, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;

@@ -250,7 +250,7 @@ fn start_processes(
                 cgroups: &groups.doors,
                 filters: &filters,
                 gate: None,
-                id_maps: &[],
+                mapped_trees: &[],
                 shm: shm.as_ref().map(AsFd::as_fd),
             };
             let failure = init::run(&plan.steps, &line);

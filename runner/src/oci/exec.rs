@@ -246,7 +246,7 @@ fn make(
                 cgroups: &entry.doors,
                 filters: &entry.filters,
                 gate: None,
-                id_maps: &[],
+                mapped_trees: &[],
                 shm: None,
             };
             if let Err(failure) = enter(entry, &line) {

@@ -3,15 +3,18 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::process::Pid;
 
-use super::spec::IdMapping;
+use super::place;
+use super::spec::{IdMapping, Spec};
+use super::step::{BundleStep, Source};
 use crate::error::{At, Failure, RunnerError};
 use crate::monitor::Child;
-use crate::sys;
+use crate::plan::{Plan, Step};
+use crate::{mounts, sys};
 
 /// The text of `uid_map` or `gid_map`.
 fn lines(map: &[IdMapping]) -> String {
@@ -33,7 +36,7 @@ fn lines(map: &[IdMapping]) -> String {
 /// # Errors
 ///
 /// Those of `clone(2)` and of writing the maps.
-pub(crate) fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> io::Result<OwnedFd> {
+fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> io::Result<OwnedFd> {
     let (keep, wait) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map(|(read, write)| (write, read))?;
     let pid = match sys::fork(sys::CLONE_NEWUSER)? {
@@ -55,6 +58,66 @@ pub(crate) fn user_namespace(uids: &[IdMapping], gids: &[IdMapping]) -> io::Resu
     child.signal(libc::SIGKILL);
     child.reap();
     opened
+}
+
+/// `MOUNT_ATTR_IDMAP`. Source: `linux/mount.h`.
+const ATTR_IDMAP: u64 = 0x10_0000;
+
+/// What is bound as id-mapped mounts, by the mounts' numbers: made on the host's side, since root of
+/// the container's user namespace may not map the ids of a file system that is not its own.
+///
+/// # Errors
+///
+/// When a source is not there, its file system has no such mounts, or this user may not make them.
+pub(crate) fn trees(spec: &Spec, plan: &Plan) -> Result<Vec<Option<OwnedFd>>, RunnerError> {
+    let mut sources: &[Option<Source>] = &[];
+    let mut trees = Vec::with_capacity(spec.mounts.len());
+    for step in &plan.steps {
+        if let Step::Bundle(BundleStep::OpenSources { sources: list, .. }) = step {
+            sources = list;
+        }
+        let Step::Bundle(BundleStep::Mount(number, mount)) = step else {
+            continue;
+        };
+        let source = sources.get(*number).and_then(Option::as_ref);
+        let wanted = source.zip(mount.options.id_mapped);
+        let tree = wanted.map(|(source, recursive)| {
+            let own = spec.mounts.get(*number);
+            let own = own.filter(|own| !own.uid_mappings.is_empty());
+            let container = (&spec.linux.uid_mappings, &spec.linux.gid_mappings);
+            let (uids, gids) = own.map_or(container, |own| (&own.uid_mappings, &own.gid_mappings));
+            tree(source, &user_namespace(uids, gids)?, recursive)
+        });
+        let what = "map the ids of what is mounted on";
+        trees.push(tree.transpose().at(what, &mount.destination)?);
+    }
+    Ok(trees)
+}
+
+/// A detached copy of what is mounted at a source, with its ids as in a user namespace; of all
+/// mounts below too when `recursive`.
+///
+/// # Errors
+///
+/// Those of `open_tree(2)` and `mount_setattr(2)`.
+fn tree(source: &Source, namespace: &OwnedFd, recursive: bool) -> io::Result<OwnedFd> {
+    let place::Opened::Path(path, below) = place::open_source(source)? else {
+        return Err(io::Error::other("a link has no ids to map"));
+    };
+    let tree = mounts::copy(path.as_fd(), below)?;
+    // The host's mounts go on there, those of the container stay in it.
+    let apart = sys::MountChange {
+        propagation: libc::MS_SLAVE,
+        ..sys::MountChange::default()
+    };
+    sys::mount_setattr(tree.as_fd(), apart, true)?;
+    let shift = sys::MountChange {
+        set: ATTR_IDMAP,
+        user_namespace: u64::try_from(namespace.as_raw_fd()).unwrap_or_default(),
+        ..sys::MountChange::default()
+    };
+    sys::mount_setattr(tree.as_fd(), shift, recursive)?;
+    Ok(tree)
 }
 
 /// Writes the maps of a container's first process: ourselves where we may, else through

@@ -10,7 +10,7 @@ use super::gate::Gate;
 use super::plan::{self, Namespaces, Surroundings};
 use super::registry::{Container, Record, Registry, Stage};
 use super::spec::{Linux, Process, Spec};
-use super::step::BundleStep;
+
 use super::{hooks, idmap, setup};
 use crate::cgroup;
 use crate::channel::{self, Message};
@@ -72,7 +72,7 @@ struct Prepared {
     filters: Filters,
     layout: cgroup::Layout,
     console: Option<OwnedFd>,
-    id_maps: Vec<Option<OwnedFd>>,
+    mapped_trees: Vec<Option<OwnedFd>>,
 }
 
 /// Makes a container; undoes everything when that fails.
@@ -146,7 +146,7 @@ fn prepare(
     let console = console
         .map(|path| dial(path).at("connect to", path))
         .transpose()?;
-    let id_maps = id_maps(&spec.linux, &spec, &plan)?;
+    let mapped_trees = idmap::trees(&spec, &plan)?;
     let creator = rustix::process::getpid().as_raw_nonzero().get();
     let root = spec.root.as_ref().map(|root| bundle.join(&root.path));
     let record = Record {
@@ -170,7 +170,7 @@ fn prepare(
         filters,
         layout,
         console,
-        id_maps,
+        mapped_trees,
     };
     Ok((prepared, bytes, record))
 }
@@ -260,28 +260,6 @@ pub(super) fn dial(path: &Path) -> std::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The user namespaces of id-mapped mounts, by number.
-fn id_maps(linux: &Linux, spec: &Spec, plan: &Plan) -> Result<Vec<Option<OwnedFd>>, RunnerError> {
-    let mut maps = Vec::with_capacity(spec.mounts.len());
-    for step in &plan.steps {
-        let Step::Bundle(BundleStep::Mount(number, mount)) = step else {
-            continue;
-        };
-        if mount.options.id_mapped.is_none() {
-            maps.push(None);
-            continue;
-        }
-        let own = spec.mounts.get(*number);
-        let own = own.filter(|own| !own.uid_mappings.is_empty());
-        let (uids, gids) = own.map_or((&linux.uid_mappings, &linux.gid_mappings), |own| {
-            (&own.uid_mappings, &own.gid_mappings)
-        });
-        let namespace = idmap::user_namespace(uids, gids);
-        maps.push(Some(namespace.at("map the ids of", &mount.destination)?));
-    }
-    Ok(maps)
-}
-
 /// Makes groups and process, and remembers them.
 fn make(
     container: &mut Container,
@@ -345,7 +323,7 @@ fn start_process(
                 cgroups: &groups.doors,
                 filters: &prepared.filters,
                 gate: Some(&gate),
-                id_maps: &prepared.id_maps,
+                mapped_trees: &prepared.mapped_trees,
                 shm: None,
             };
             become_init(prepared, &line);

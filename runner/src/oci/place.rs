@@ -1,7 +1,7 @@
 //! Carries out the mounts of a bundle, in init.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, readlinkat, symlinkat};
@@ -15,8 +15,6 @@ use crate::{mounts, rooted, sys};
 
 /// Magic number of procfs. Source: `statfs(2)`.
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
-/// `MOUNT_ATTR_IDMAP`. Source: `linux/mount.h`.
-const ATTR_IDMAP: u64 = 0x10_0000;
 /// What tools such as lxcfs may mount inside `/proc`; anything else would fake what processes are
 /// told of themselves.
 const INSIDE_PROC: [&str; 9] = [
@@ -68,8 +66,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) root: BorrowedFd<'a>,
     /// The opened source of this mount.
     pub(crate) source: Option<&'a Opened>,
-    /// The user namespace of this mount's id map.
-    pub(crate) id_map: Option<BorrowedFd<'a>>,
+    /// What is bound in place of the source, with its ids mapped.
+    pub(crate) mapped: Option<BorrowedFd<'a>>,
 }
 
 /// Carries out one mount.
@@ -86,7 +84,11 @@ pub(crate) fn mount(mount: &BundleMount, ground: &Ground<'_>) -> Result<(), Fail
             return copy_link(mount, link, ground).step(what);
         }
         (BundleMountKind::Bind, Some(Opened::Path(path, recursive))) => {
-            clone(path, *recursive).and_then(|tree| bind(mount, &tree, ground))
+            let tree = match ground.mapped {
+                Some(mapped) => mapped.try_clone_to_owned(),
+                None => clone(path, *recursive),
+            };
+            tree.and_then(|tree| bind(mount, &tree, ground))
         }
         (BundleMountKind::Bind, None) => Err(io::Error::from_raw_os_error(libc::ENOENT)),
         (BundleMountKind::New(kind, source), _) => new(mount, kind, source, ground),
@@ -140,16 +142,6 @@ fn bind(mount: &BundleMount, tree: &OwnedFd, ground: &Ground<'_>) -> io::Result<
         rooted::make_file(ground.root, &mount.destination)?
     };
     check_point(&point, &mount.destination)?;
-    if let Some(recursive) = mount.options.id_mapped {
-        let missing = || io::Error::other("there is no id map");
-        let namespace = ground.id_map.ok_or_else(missing)?;
-        let shift = sys::MountChange {
-            set: ATTR_IDMAP,
-            user_namespace: u64::try_from(namespace.as_raw_fd()).unwrap_or_default(),
-            ..sys::MountChange::default()
-        };
-        sys::mount_setattr(tree.as_fd(), shift, recursive)?;
-    }
     change(tree, &mount.options)?;
     mounts::attach(tree.as_fd(), point.as_fd())?;
     propagate(tree, &mount.options)

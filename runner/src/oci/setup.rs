@@ -57,11 +57,11 @@ pub(crate) fn carry_out(
         BundleStep::MountRoot(path) => mount_root(path, made),
         BundleStep::Mount(number, mount) => {
             let source = made.host.sources.get(*number).and_then(Option::as_ref);
-            let id_map = line.id_maps.get(*number).and_then(Option::as_ref);
+            let mapped = line.mapped_trees.get(*number).and_then(Option::as_ref);
             let ground = Ground {
                 root: init::root(made)?,
                 source,
-                id_map: id_map.map(AsFd::as_fd),
+                mapped: mapped.map(AsFd::as_fd),
             };
             place::mount(mount, &ground)
         }
@@ -287,6 +287,7 @@ fn bind_device(
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
     let copy = mounts::copy(source.as_fd(), false)?;
+    mounts::set_device(&copy)?;
     let point = rooted::make_file(parent.as_fd(), Path::new(name))?;
     mounts::attach(copy.as_fd(), point.as_fd())
 }
