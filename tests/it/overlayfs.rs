@@ -59,7 +59,43 @@ fn mistakes_are_named() {
     run(&[]).fails(1, "mount point");
     run(&["/nonexistent"]).fails(1, "lowerdir");
     run(&["-o", "lowerdir=/nonexistent", "/tmp"]).fails(1, "/nonexistent");
+    run(&["-o", "lowerdir=/,io_uring=maybe", "/tmp"]).fails(1, "on, off or auto");
     assert!(run(&["--version"]).ok().contains("version"));
+}
+
+#[test]
+fn rings_are_used_or_their_lack_is_explained() {
+    if !is_root() {
+        return skip("mounting needs root");
+    }
+    let home = Home::new();
+    for dir in ["low", "mnt"] {
+        fs::create_dir(home.path(dir)).unwrap();
+    }
+    fs::write(home.path("low/a"), "one").unwrap();
+    let low = format!("lowerdir={}", home.path("low").display());
+    let mnt = home.path("mnt").display().to_string();
+    for choice in ["auto", "on"] {
+        let options = format!("{low},io_uring={choice}");
+        let words = ["overlayfs", "-o", &options, &mnt];
+        let mut command = Command::new(binary());
+        command.args(words);
+        let mounted = finish(command, &words);
+        if choice == "on" && mounted.code != 0 {
+            assert!(
+                mounted.err.contains("no FUSE over io_uring: "),
+                "{mounted:?}"
+            );
+            skip(mounted.err.trim());
+            continue;
+        }
+        assert_eq!(mounted.code, 0, "{mounted:?}");
+        let seen = fs::read_to_string(home.path("mnt/a")).unwrap();
+        let mut command = Command::new("umount");
+        command.arg(&mnt);
+        finish(command, &["umount"]).ok();
+        assert_eq!(seen, "one", "{choice}");
+    }
 }
 
 /// What podman is made to do; prints what the assertions look for.

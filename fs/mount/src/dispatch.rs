@@ -127,6 +127,14 @@ pub(crate) fn dispatch(
     Answer::Reply(result)
 }
 
+/// Offset and size of `struct fuse_read_in`, both in bytes.
+pub(crate) fn read_place(mut body: Body<'_>) -> Result<(u64, usize), Errno> {
+    body.skip(8)?;
+    let offset = body.u64()?;
+    let size = usize::try_from(body.u32()?).map_err(|_| Errno::EINVAL)?;
+    Ok((offset, size))
+}
+
 impl Call<'_, '_> {
     fn batch_forget(&mut self) {
         let Ok(count) = self.body.u32() else { return };
@@ -363,11 +371,8 @@ impl Call<'_, '_> {
         Ok(())
     }
 
-    /// `struct fuse_read_in`.
     fn read(&mut self) -> Result<(), Errno> {
-        self.body.skip(8)?;
-        let offset = self.body.u64()?;
-        let size = usize::try_from(self.body.u32()?).map_err(|_| Errno::EINVAL)?;
+        let (offset, size) = read_place(self.body)?;
         let space = self.reply.space(size);
         let count = self
             .union

@@ -12,6 +12,7 @@ mod mountpoint;
 mod negotiate;
 mod options;
 mod passthrough;
+mod ring;
 mod seek;
 mod server;
 mod splice;
@@ -20,6 +21,7 @@ mod sys;
 mod wire;
 
 pub use mountpoint::{Mountpoint, mount};
-pub use options::{OpenMode, ServeOptions};
+pub use options::{IoUring, OpenMode, ServeOptions};
+pub use ring::{IoUringError, io_uring_available};
 pub use server::{Connection, ServeError, serve};
 pub use stats::{OpCount, Stats};

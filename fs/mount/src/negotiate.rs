@@ -30,6 +30,7 @@ mod flag {
     pub(super) const INIT_EXT: u64 = 1 << 30;
     pub(super) const PASSTHROUGH: u64 = 1 << 37;
     pub(super) const NO_EXPORT_SUPPORT: u64 = 1 << 38;
+    pub(super) const OVER_IO_URING: u64 = 1 << 41;
 }
 
 /// What was agreed on.
@@ -41,6 +42,8 @@ pub(crate) struct Session {
     pub(crate) writeback: bool,
     /// The kernel takes files to read and write by itself.
     pub(crate) passthrough: bool,
+    /// The kernel waits for rings to be registered, and sends requests by them.
+    pub(crate) io_uring: bool,
 }
 
 /// Background requests the kernel may have under way: enough to keep readahead and writeback
@@ -49,7 +52,7 @@ const BACKGROUND_MAX: u16 = 64;
 /// Readahead the kernel may do, in bytes: one request.
 const READAHEAD_MAX: u32 = 1 << 20;
 
-/// Answers `INIT`.
+/// Answers `INIT`; `rings` says whether there are some to be registered.
 ///
 /// # Errors
 ///
@@ -57,6 +60,7 @@ const READAHEAD_MAX: u32 = 1 << 20;
 pub(crate) fn answer(
     mut body: Body<'_>,
     options: &ServeOptions,
+    rings: bool,
     reply: &mut Reply,
 ) -> Result<Session, Errno> {
     let major = body.u32()?;
@@ -86,6 +90,9 @@ pub(crate) fn answer(
         | flag::HANDLE_KILLPRIV_V2
         | flag::SETXATTR_EXT
         | flag::INIT_EXT;
+    if rings {
+        wanted |= flag::OVER_IO_URING;
+    }
     if options.open_mode == OpenMode::Passthrough && offered & flag::PASSTHROUGH != 0 {
         // The kernel allows one or the other.
         wanted |= flag::PASSTHROUGH;
@@ -114,5 +121,6 @@ pub(crate) fn answer(
         setxattr_ext: agreed & flag::SETXATTR_EXT != 0,
         writeback: agreed & flag::WRITEBACK_CACHE != 0,
         passthrough,
+        io_uring: agreed & flag::OVER_IO_URING != 0,
     })
 }

@@ -13,12 +13,31 @@ pub enum OpenMode {
     Passthrough,
 }
 
+/// Whether requests come by `io_uring`, where the kernel lets them.
+///
+/// Each worker then has a ring and, for each queue it serves, room for one request: 4 KiB and
+/// [`ServeOptions::transfer_bytes_max`] of address space, of which what was used stays in memory.
+/// There is a queue for each processor the machine may have, and a worker for each processor we
+/// may run on; where one has to wait, more of them up to [`ServeOptions::threads`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoUring {
+    /// All come by `/dev/fuse`.
+    Off,
+    /// By `io_uring` if the kernel offers it.
+    Auto,
+    /// By `io_uring`, or the server does not start.
+    On,
+}
+
 /// How a mount is served. [`ServeOptions::default`] is what was measured best for containers;
 /// see benches/RESULTS.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServeOptions {
-    /// Worker threads; at least 1. More than cores never paid.
+    /// Worker threads; at least 1. More than cores never paid. With [`IoUring`], those of each
+    /// processor.
     pub threads: usize,
+    /// The way requests come.
+    pub io_uring: IoUring,
     /// Whether the kernel collects small writes.
     pub writeback: bool,
     /// What an open costs.
@@ -26,7 +45,7 @@ pub struct ServeOptions {
     /// Whether files may be found again by handle, as NFS does. Overlayfs above this file system
     /// would store such handles and then take what they lead to for stale.
     pub handles: bool,
-    /// Whether a worker goes to the processor of whoever asks.
+    /// Whether a worker goes to the processor of whoever asks; with `io_uring` they always do.
     pub follow: bool,
     /// Longest busy wait for the next request, in microseconds; 0 sleeps at once.
     pub spin_us: u32,
@@ -38,6 +57,7 @@ impl Default for ServeOptions {
     fn default() -> Self {
         Self {
             threads: 2,
+            io_uring: IoUring::Off,
             writeback: true,
             open_mode: OpenMode::Silent,
             handles: true,

@@ -10,18 +10,21 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use rrun_core::Errno;
 use rrun_union::Union;
 
-use crate::dispatch::{Answer, Context, dispatch};
+use crate::dispatch::{Answer, Context, dispatch, read_place};
 use crate::follow::Advice;
 use crate::lead::{Lead, Seat};
 use crate::negotiate::{self, Session};
-use crate::options::ServeOptions;
+use crate::options::{IoUring, ServeOptions};
 use crate::passthrough::Passthrough;
+use crate::ring::{self, Bell, IoUringError};
 use crate::seek::{self, Seek};
 use crate::splice::Pipe;
 use crate::stats::Stats;
@@ -30,7 +33,7 @@ use crate::wire::{Reply, Request, op};
 
 /// Room for the headers of the largest request. Source: `fuse_dev_do_read` wants
 /// `FUSE_MIN_READ_BUFFER` and `max_write` plus headers.
-const HEADER_ROOM: usize = 4096;
+pub(crate) const HEADER_ROOM: usize = 4096;
 /// A write from this size on may take long enough to hand over the lead. A read tells by itself
 /// when it has to wait.
 const LONG_TRANSFER_BYTES: u32 = 64 << 10;
@@ -47,6 +50,10 @@ pub enum ServeError {
     Version,
     /// A worker could not be started.
     Thread(io::Error),
+    /// Rings were required and are not to be had.
+    IoUring(IoUringError),
+    /// A ring failed.
+    Ring(io::Error),
 }
 
 impl fmt::Display for ServeError {
@@ -57,26 +64,33 @@ impl fmt::Display for ServeError {
                 f.write_str("the kernel's FUSE protocol is too old; Linux 5.11 is needed")
             }
             Self::Thread(error) => write!(f, "could not start a worker thread: {error}"),
+            Self::IoUring(error) => error.fmt(f),
+            Self::Ring(error) => write!(f, "could not go on with FUSE over io_uring: {error}"),
         }
     }
 }
 
 impl std::error::Error for ServeError {}
 
-struct Server<'a> {
-    device: &'a File,
+/// A connection being served.
+pub(crate) struct Server<'a> {
+    pub(crate) device: &'a File,
     /// The same connection, non-blocking, to poll on; `None` when it cannot be had.
     poll: Option<File>,
-    union: &'a Union,
-    options: ServeOptions,
-    stats: &'a Stats,
-    session: OnceLock<Session>,
+    pub(crate) union: &'a Union,
+    pub(crate) options: ServeOptions,
+    pub(crate) stats: &'a Stats,
+    session: Session,
     passthrough: Passthrough,
     lead: Lead,
     failure: Mutex<Option<ServeError>>,
     /// To the thread that answers where data and holes are; `None` ends it.
     seeks: mpsc::Sender<Option<Seek>>,
-    ended: &'a (dyn Fn() + Sync),
+    /// Rung when workers with rings are to end; `None` where there are none.
+    bell: Option<&'a Bell>,
+    /// Whether requests come by rings.
+    pub(crate) has_rings: AtomicBool,
+    pub(crate) ended: &'a (dyn Fn() + Sync),
 }
 
 /// A mounted connection, as [`serve`] needs it.
@@ -105,9 +119,19 @@ pub fn serve(
     ended: &(dyn Fn() + Sync),
 ) -> Result<(), ServeError> {
     let device = &connection.device;
+    let rings = ring::prepare(options).map_err(ServeError::IoUring)?;
+    let Some(session) = handshake(device, options, rings.is_some(), stats)? else {
+        ended();
+        return Ok(());
+    };
+    let rings = rings.filter(|_| session.io_uring);
+    if rings.is_none() && options.io_uring == IoUring::On {
+        return Err(ServeError::IoUring(IoUringError::SwitchedOff));
+    }
     let proc = connection.proc.as_ref().filter(|_| options.follow);
     let proc = proc.and_then(|proc| proc.try_clone().ok());
-    let poll = if options.spin_us == 0 {
+    let (posts, bell) = rings.map(|rings| (rings.posts, rings.bell)).unzip();
+    let poll = if options.spin_us == 0 || posts.is_some() {
         None
     } else {
         sys::clone_nonblocking(device.as_fd()).ok()
@@ -119,33 +143,33 @@ pub fn serve(
         union,
         options: *options,
         stats,
-        session: OnceLock::new(),
+        session,
         passthrough: Passthrough::default(),
         lead: Lead::new(proc),
         failure: Mutex::new(None),
         seeks,
+        bell: bell.as_ref(),
+        has_rings: AtomicBool::new(posts.is_some()),
         ended,
     };
     std::thread::scope(|scope| {
         let builder = std::thread::Builder::new().name("rrun-fuse-seek".into());
         let helper = &server;
         let seeker = move || {
-            let send = |source, bytes: &[u8]| helper.send(source, bytes);
+            let send = |source: Source, bytes: &[u8]| helper.send(source, bytes);
             seek::answer_all(questions, device, union, &send);
         };
         if let Err(error) = builder.spawn_scoped(scope, seeker) {
             server.fail(ServeError::Thread(error));
             return;
         }
-        for number in 1..options.threads.max(1) {
-            let server = &server;
-            let builder = std::thread::Builder::new().name(format!("rrun-fuse-{number}"));
-            if let Err(error) = builder.spawn_scoped(scope, move || server.work()) {
-                server.fail(ServeError::Thread(error));
-                return;
-            }
+        let started = match (posts, server.bell) {
+            (Some(posts), Some(bell)) => server.work_with_rings(scope, posts, bell),
+            _ => server.work_together(scope),
+        };
+        if let Err(error) = started {
+            server.fail(ServeError::Thread(error));
         }
-        server.work();
     });
     match server
         .failure
@@ -155,6 +179,41 @@ pub fn serve(
         Some(error) => Err(error),
         None => Ok(()),
     }
+}
+
+/// Answers the first request; `None` when unmounted before it came.
+fn handshake(
+    mut device: &File,
+    options: &ServeOptions,
+    rings: bool,
+    stats: &Stats,
+) -> Result<Option<Session>, ServeError> {
+    let mut buffer = vec![0; buffer_len(options)];
+    let mut reply = Reply::with_capacity(HEADER_ROOM);
+    loop {
+        let Some(len) = read_device(device, &mut buffer).map_err(ServeError::Device)? else {
+            return Ok(None);
+        };
+        let Some(request) = Request::parse(&buffer[..len]) else {
+            continue;
+        };
+        reply.clear();
+        // The kernel sends nothing else before.
+        let answer = if request.opcode == op::INIT {
+            negotiate::answer(request.body, options, rings, &mut reply)
+        } else {
+            Err(Errno::EPROTO)
+        };
+        stats.count(request.opcode, answer.is_err());
+        let bytes = reply.finish(request.unique, answer.map(drop));
+        device.write_all(bytes).map_err(ServeError::Device)?;
+        return answer.map(Some).map_err(|_| ServeError::Version);
+    }
+}
+
+/// Bytes of a buffer for any request.
+pub(crate) fn buffer_len(options: &ServeOptions) -> usize {
+    usize::try_from(options.transfer_bytes_max).unwrap_or(1 << 20) + HEADER_ROOM
 }
 
 /// The poller's patience, adapted to how soon requests follow each other.
@@ -191,22 +250,34 @@ pub(crate) enum Source {
 }
 
 impl Server<'_> {
-    fn fail(&self, error: ServeError) {
+    pub(crate) fn fail(&self, error: ServeError) {
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         failure.get_or_insert(error);
         drop(failure);
         self.halt();
     }
 
-    fn halt(&self) {
+    pub(crate) fn halt(&self) {
         // It may have ended already.
         let _told = self.seeks.send(None);
         self.lead.close();
+        if let Some(bell) = self.bell {
+            bell.ring();
+        }
+    }
+
+    /// Has workers take requests from the device in turn.
+    fn work_together<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> io::Result<()> {
+        for number in 1..self.options.threads.max(1) {
+            let builder = std::thread::Builder::new().name(format!("rrun-fuse-{number}"));
+            builder.spawn_scoped(scope, move || self.work())?;
+        }
+        self.work();
+        Ok(())
     }
 
     fn work(&self) {
-        let transfer = usize::try_from(self.options.transfer_bytes_max).unwrap_or(1 << 20);
-        let mut buffer = vec![0; transfer + HEADER_ROOM];
+        let mut buffer = vec![0; buffer_len(&self.options)];
         let mut reply = Reply::with_capacity(HEADER_ROOM);
         let mut pipe = Pipe::new();
         let most = Duration::from_micros(u64::from(self.options.spin_us));
@@ -333,16 +404,10 @@ impl Server<'_> {
         let Some(ready) = pipe.as_ref() else {
             return false;
         };
-        let mut body = request.body;
-        let mut place = || -> Result<(u64, u32), Errno> {
-            body.skip(8)?;
-            Ok((body.u64()?, body.u32()?))
-        };
-        let Ok((offset, size)) = place() else {
+        let Ok((offset, size)) = read_place(request.body) else {
             return false;
         };
         let device = self.device_of(source);
-        let size = usize::try_from(size).unwrap_or(usize::MAX);
         let send = |file: &File, count: usize| {
             // Little is left of it: a copy is cheaper.
             if count < SPLICE_MIN || !ready.holds(count) {
@@ -366,51 +431,56 @@ impl Server<'_> {
         }
     }
 
-    fn answer(
+    pub(crate) fn answer(
         &self,
         request: &Request<'_>,
         source: Source,
         reply: &mut Reply,
         waits: &mut dyn FnMut(),
     ) {
-        reply.clear();
-        let answer = if request.opcode == op::INIT {
-            match negotiate::answer(request.body, &self.options, reply) {
-                Ok(session) => {
-                    let _first = self.session.set(session);
-                    Answer::Reply(Ok(()))
-                }
-                Err(errno) => {
-                    self.fail(ServeError::Version);
-                    Answer::Reply(Err(errno))
-                }
-            }
-        } else {
-            let session = self.session.get().copied().unwrap_or_default();
-            if session.writeback
-                && request.opcode == op::LSEEK
-                && let Ok(seek) = Seek::parse(request, source)
-                && self.seeks.send(Some(seek)).is_ok()
-            {
-                self.stats.count(request.opcode, false);
-                return;
-            }
-            let context = Context {
-                union: self.union,
-                options: &self.options,
-                session,
-                device: self.device,
-                passthrough: &self.passthrough,
-            };
-            dispatch(context, request, reply, waits)
-        };
-        let Answer::Reply(result) = answer else {
+        if self.waits_for_writes(request)
+            && let Ok(seek) = Seek::parse(request, source)
+            && self.seeks.send(Some(seek)).is_ok()
+        {
             self.stats.count(request.opcode, false);
             return;
+        }
+        if let Some(bytes) = self.respond(request, reply, waits) {
+            self.send(source, bytes);
+        }
+    }
+
+    /// Whether the answer to a request has to wait for the kernel, which asks us meanwhile.
+    pub(crate) fn waits_for_writes(&self, request: &Request<'_>) -> bool {
+        self.session.writeback && request.opcode == op::LSEEK
+    }
+
+    /// Finds the answer to a request, as it is written to `/dev/fuse`; `None` if nobody waits for
+    /// one.
+    pub(crate) fn respond<'r>(
+        &self,
+        request: &Request<'_>,
+        reply: &'r mut Reply,
+        waits: &mut dyn FnMut(),
+    ) -> Option<&'r [u8]> {
+        let context = Context {
+            union: self.union,
+            options: &self.options,
+            session: self.session,
+            device: self.device,
+            passthrough: &self.passthrough,
         };
-        self.stats.count(request.opcode, result.is_err());
-        let bytes = reply.finish(request.unique, result);
-        self.send(source, bytes);
+        reply.clear();
+        match dispatch(context, request, reply, waits) {
+            Answer::Reply(result) => {
+                self.stats.count(request.opcode, result.is_err());
+                Some(reply.finish(request.unique, result))
+            }
+            Answer::Silence => {
+                self.stats.count(request.opcode, false);
+                None
+            }
+        }
     }
 
     fn device_of(&self, source: Source) -> &File {
@@ -430,7 +500,7 @@ impl Server<'_> {
 }
 
 /// Reads one request; `None` when unmounted.
-fn read_device(mut device: &File, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+pub(crate) fn read_device(mut device: &File, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         return match device.read(buffer) {
             Ok(0) => Ok(None),
@@ -457,7 +527,7 @@ fn is_bulk(request: &Request<'_>) -> bool {
 }
 
 /// Whether a request may take so long that the next ones should not wait for it.
-fn may_take_long(request: &Request<'_>) -> bool {
+pub(crate) fn may_take_long(request: &Request<'_>) -> bool {
     match request.opcode {
         op::WRITE => is_bulk(request),
         op::FSYNC | op::FSYNCDIR | op::SYNCFS | op::FALLOCATE | op::COPY_FILE_RANGE => true,

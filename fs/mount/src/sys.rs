@@ -1,6 +1,8 @@
 //! The system calls that have no safe wrapper.
 #![allow(unsafe_code, reason = "the crate's system calls")]
 
+pub(crate) mod uring;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rrun_mount::{ServeOptions, Stats, mount, serve};
+use rrun_mount::{IoUring, Stats, mount, serve};
 use rrun_union::{DirLayers, IdStore, Options, Union, XattrDialect};
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -30,6 +30,8 @@ use rustix::mount::{MountFlags, UnmountFlags};
 const SERVE: &str = "RRUN_KILL_SERVE";
 /// Set in the server: it keeps owners in attributes and copies sparsely.
 const VIRTUAL: &str = "RRUN_KILL_VIRTUAL";
+/// Set in the server: requests come by `io_uring`.
+const RINGS: &str = "RRUN_KILL_RINGS";
 const ROUNDS: &str = "RRUN_KILL_ROUNDS";
 const ROUNDS_DEFAULT: u64 = 12;
 /// Rounds on one upper directory, so that it is also killed on top of what a kill left.
@@ -131,19 +133,30 @@ fn be_server(root: &Path) {
     mounted.leave();
     println!("READY");
     std::io::stdout().flush().unwrap();
-    let (options, stats) = (ServeOptions::default(), Stats::default());
+    let rings = std::env::var_os(RINGS).map_or(IoUring::Off, |_| IoUring::On);
+    let (options, stats) = (common::options(rings), Stats::default());
     serve(&connection, &Arc::new(union), &options, &stats, &|| {}).unwrap();
 }
 
-fn start(root: &Path, virtual_ids: bool) -> Child {
+/// How a tree is served.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    virtual_ids: bool,
+    io_uring: IoUring,
+}
+
+fn start(root: &Path, kind: Kind) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", TEST, "--nocapture"])
         .env(SERVE, root)
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
-    if virtual_ids {
+    if kind.virtual_ids {
         command.env(VIRTUAL, "1");
+    }
+    if kind.io_uring == IoUring::On {
+        command.env(RINGS, "1");
     }
     let mut child = command.spawn().unwrap();
     let mut out = child.stdout.take().unwrap();
@@ -394,8 +407,8 @@ fn debris(root: &Path) -> Vec<PathBuf> {
 }
 
 /// Starts, writes, kills; the writers end because every call then fails.
-fn write_until_killed(root: &Path, round: u64, virtual_ids: bool, told: &Told) {
-    let mut server = start(root, virtual_ids);
+fn write_until_killed(root: &Path, round: u64, kind: Kind, told: &Told) {
+    let mut server = start(root, kind);
     let m = root.join("m");
     let mut random = Random(round + 1);
     let pause = Duration::from_micros(200 + random.next(25_000) as u64);
@@ -438,9 +451,9 @@ fn listing(m: &Path) -> Vec<String> {
 }
 
 /// Mounts after a kill and looks; returns what is wrong.
-fn inspect(root: &Path, virtual_ids: bool, told: &Told, logged: &mut u64) -> Vec<String> {
+fn inspect(root: &Path, kind: Kind, told: &Told, logged: &mut u64) -> Vec<String> {
     let m = root.join("m");
-    let mut server = start(root, virtual_ids);
+    let mut server = start(root, kind);
     let mut wrong = verify(&m, told, *logged);
     *logged = fs::metadata(m.join("log")).unwrap().len() / RECORD as u64;
     if m.join("t.moved").try_exists().unwrap() {
@@ -452,7 +465,7 @@ fn inspect(root: &Path, virtual_ids: bool, told: &Told, logged: &mut u64) -> Vec
     unmount(root);
     server.wait().unwrap();
     wrong.extend(debris(root).iter().map(|p| format!("left {}", p.display())));
-    let mut server = start(root, virtual_ids);
+    let mut server = start(root, kind);
     let after = listing(&m);
     for line in before.iter().filter(|line| !after.contains(line)) {
         let name = line.split(' ').next().unwrap();
@@ -464,22 +477,26 @@ fn inspect(root: &Path, virtual_ids: bool, told: &Told, logged: &mut u64) -> Vec
     wrong
 }
 
-fn one_tree(first_round: u64, rounds: u64, records: &mut u64) -> Vec<String> {
+fn one_tree(
+    io_uring: IoUring,
+    (first_round, rounds): (u64, u64),
+    records: &mut u64,
+) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     lay(root);
-    let virtual_ids = (first_round / ROUNDS_PER_TREE).is_multiple_of(2);
+    let kind = Kind {
+        virtual_ids: (first_round / ROUNDS_PER_TREE).is_multiple_of(2),
+        io_uring,
+    };
     let mut logged = 50;
     for round in first_round..first_round + rounds {
         let told = Told::default();
-        told.names
-            .lock()
-            .unwrap()
-            .extend(names_now(root, virtual_ids));
-        write_until_killed(root, round, virtual_ids, &told);
-        let wrong = inspect(root, virtual_ids, &told, &mut logged);
+        told.names.lock().unwrap().extend(names_now(root, kind));
+        write_until_killed(root, round, kind, &told);
+        let wrong = inspect(root, kind, &told, &mut logged);
         if !wrong.is_empty() {
-            let head = format!("round {round}, virtual ids {virtual_ids}");
+            let head = format!("round {round}, {kind:?}");
             if std::env::var_os("RRUN_KILL_KEEP").is_some() {
                 eprintln!("kept {}", dir.keep().display());
             }
@@ -490,8 +507,8 @@ fn one_tree(first_round: u64, rounds: u64, records: &mut u64) -> Vec<String> {
     Vec::new()
 }
 
-fn names_now(root: &Path, virtual_ids: bool) -> BTreeSet<String> {
-    let mut server = start(root, virtual_ids);
+fn names_now(root: &Path, kind: Kind) -> BTreeSet<String> {
+    let mut server = start(root, kind);
     let names = fs::read_dir(root.join("m/names"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -515,10 +532,13 @@ fn what_a_killed_server_was_writing_is_old_or_new() {
         .ok()
         .and_then(|text| text.parse().ok());
     let rounds = rounds.unwrap_or(ROUNDS_DEFAULT);
-    let mut records = 0;
-    for first in (0..rounds).step_by(usize::try_from(ROUNDS_PER_TREE).unwrap()) {
-        let wrong = one_tree(first, ROUNDS_PER_TREE.min(rounds - first), &mut records);
-        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for io_uring in common::transports() {
+        let mut records = 0;
+        for first in (0..rounds).step_by(usize::try_from(ROUNDS_PER_TREE).unwrap()) {
+            let count = ROUNDS_PER_TREE.min(rounds - first);
+            let wrong = one_tree(io_uring, (first, count), &mut records);
+            assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        }
+        eprintln!("io_uring {io_uring:?}: {rounds} kills, {records} records, nothing torn");
     }
-    eprintln!("{rounds} kills, {records} records, nothing torn");
 }

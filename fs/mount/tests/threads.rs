@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rrun_mount::{ServeOptions, Stats, mount, serve};
+use rrun_mount::{IoUring, Stats, mount, serve};
 use rrun_union::{DirLayers, IdStore, Options, Union, XattrDialect};
 use rustix::fs::{self as rfs, CWD, FallocateFlags, RenameFlags, XattrFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -228,7 +228,7 @@ fn tree(m: &Path) -> Vec<String> {
 
 type Server = JoinHandle<()>;
 
-fn mount_ours(root: &Path, ids: IdStore) -> Server {
+fn mount_ours(root: &Path, ids: IdStore, io_uring: IoUring) -> Server {
     let lower = DirLayers::open(&[root.join("l1"), root.join("l0")], false).unwrap();
     let options = Options {
         ids,
@@ -244,7 +244,7 @@ fn mount_ours(root: &Path, ids: IdStore) -> Server {
     let connection = mounted.connection().unwrap();
     mounted.leave();
     std::thread::spawn(move || {
-        let (options, stats) = (ServeOptions::default(), Stats::default());
+        let (options, stats) = (common::options(io_uring), Stats::default());
         serve(&connection, &Arc::new(union), &options, &stats, &|| {}).unwrap();
     })
 }
@@ -299,7 +299,11 @@ fn compare(root: &Path, when: &str) -> Vec<String> {
     [only(&ours, &kernel, "ours"), only(&kernel, &ours, "kernel")].concat()
 }
 
-fn one_tree(ids: IdStore, rounds: u64, seed: u64) -> Result<(), Vec<String>> {
+fn one_tree(
+    (ids, io_uring): (IdStore, IoUring),
+    rounds: u64,
+    seed: u64,
+) -> Result<(), Vec<String>> {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path();
     lay(root);
@@ -307,7 +311,7 @@ fn one_tree(ids: IdStore, rounds: u64, seed: u64) -> Result<(), Vec<String>> {
         eprintln!("skipped: kernel overlayfs: {error}");
         return Ok(());
     }
-    let mut server = mount_ours(root, ids);
+    let mut server = mount_ours(root, ids, io_uring);
     let mut wrong = Vec::new();
     for round in 0..rounds {
         let found: Vec<Option<String>> = std::thread::scope(|scope| {
@@ -326,7 +330,7 @@ fn one_tree(ids: IdStore, rounds: u64, seed: u64) -> Result<(), Vec<String>> {
         }
         server.join().unwrap();
         mount_kernel(root).unwrap();
-        server = mount_ours(root, ids);
+        server = mount_ours(root, ids, io_uring);
         wrong.extend(compare(root, &format!("round {round}, mounted again")));
         if !wrong.is_empty() {
             break;
@@ -350,10 +354,12 @@ fn threads_see_what_they_see_on_kernel_overlayfs() {
     };
     let (rounds, seed) = (number(ROUNDS, 3), number(SEED, 1));
     let _old = rustix::process::umask(rustix::fs::Mode::empty());
-    for ids in [IdStore::Real, IdStore::Virtual] {
-        if let Err(wrong) = one_tree(ids, rounds, seed) {
-            let shown = &wrong[..wrong.len().min(20)];
-            assert!(wrong.is_empty(), "{ids:?}:\n{}", shown.join("\n"));
+    for io_uring in common::transports() {
+        for ids in [IdStore::Real, IdStore::Virtual] {
+            if let Err(wrong) = one_tree((ids, io_uring), rounds, seed) {
+                let shown = &wrong[..wrong.len().min(20)].join("\n");
+                assert!(wrong.is_empty(), "{ids:?}, io_uring {io_uring:?}:\n{shown}");
+            }
         }
     }
 }

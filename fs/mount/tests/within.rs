@@ -7,13 +7,13 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use rrun_mount::{ServeOptions, Stats, mount, serve};
+use rrun_mount::{IoUring, Stats, mount, serve};
 use rrun_union::{DirLayers, IdStore, Options, Union, XattrDialect};
 use rustix::mount::MountFlags;
 
 const TEST: &str = "the_mountpoint_may_be_in_the_lower_directory";
 
-fn look(root: &Path) {
+fn look(root: &Path, io_uring: IoUring) {
     for dir in ["l", "l/m", "l/dir", "u", "w"] {
         fs::create_dir(root.join(dir)).unwrap();
     }
@@ -33,7 +33,7 @@ fn look(root: &Path) {
     let mounted = mount(&m, "within", MountFlags::empty()).unwrap();
     let connection = mounted.connection().unwrap();
     let server = std::thread::spawn(move || {
-        let (options, stats) = (ServeOptions::default(), Stats::default());
+        let (options, stats) = (common::options(io_uring), Stats::default());
         serve(&connection, &Arc::new(union), &options, &stats, &|| {}).unwrap();
     });
     assert_eq!(fs::read(m.join("dir/file")).unwrap(), b"lower");
@@ -54,6 +54,8 @@ fn the_mountpoint_may_be_in_the_lower_directory() {
     if common::ran_unshared(TEST, Some(60)) {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    look(dir.path());
+    for io_uring in common::transports() {
+        let dir = tempfile::tempdir().unwrap();
+        look(dir.path(), io_uring);
+    }
 }

@@ -329,6 +329,7 @@ fn serve_main(dir: &Path) -> Result<(), Failure> {
 fn serve_on(dir: &Path, line: &OwnedFd) -> Result<(), Failure> {
     let config = ContainerConfig::load(dir)?;
     // Before the device comes: whatever is wrong is then told instead of hanging the start.
+    let io_uring = super::io_uring::asked_for()?;
     let (union, lease) = ground::served(dir, &config)?;
     let connection = receive_connection(line)?;
     // Modes come from the kernel with the asker's mask applied.
@@ -338,6 +339,7 @@ fn serve_on(dir: &Path, line: &OwnedFd) -> Result<(), Failure> {
         &union,
         &ServeOptions {
             handles: overlay(&config).is_none(),
+            io_uring,
             ..ServeOptions::default()
         },
         &Stats::default(),

@@ -16,6 +16,7 @@ mod image;
 mod images;
 mod init_layer;
 mod inspect;
+mod io_uring;
 mod journal;
 mod logs;
 pub(crate) mod moment;

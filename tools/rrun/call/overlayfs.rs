@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rrun_core::Lower;
 use rrun_image::images;
-use rrun_mount::{OpenMode, ServeOptions, Stats};
+use rrun_mount::{IoUring, OpenMode, ServeOptions, Stats};
 use rrun_runner::overlay::{self, Dialect};
 use rrun_store::{Lease, Store};
 use rrun_union::{
@@ -316,6 +316,11 @@ fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<
         }
         "follow" => request.serve.follow = on,
         "spin_us" => request.serve.spin_us = number()?,
+        "io_uring" => {
+            request.serve.io_uring = value
+                .and_then(super::io_uring::parse)
+                .ok_or("option io_uring= is on, off or auto")?;
+        }
         "open" => {
             request.serve.open_mode = match value {
                 Some("silent") => OpenMode::Silent,
@@ -378,6 +383,9 @@ fn background(args: &[OsString]) -> Result<i32, String> {
 
 fn serve(request: &Request) -> Result<i32, String> {
     let mountpoint = request.mountpoint.clone().ok_or("no mount point given")?;
+    if request.serve.io_uring == IoUring::On {
+        rrun_mount::io_uring_available().map_err(|error| error.to_string())?;
+    }
     let mountpoint = std::path::absolute(&mountpoint)
         .map_err(|error| format!("{}: {error}", mountpoint.display()))?;
     let (lower, _lease) = open_lower(request)?;

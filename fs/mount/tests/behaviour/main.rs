@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rrun_mount::{OpenMode, ServeOptions, Stats, mount, serve};
+use rrun_mount::{IoUring, OpenMode, ServeOptions, Stats, mount, serve};
 use rrun_union::{DirLayers, IdStore, Options, Union, XattrDialect};
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -26,7 +26,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 /// What is mounted under a case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Ours(IdStore, OpenMode),
+    Ours(IdStore, OpenMode, IoUring),
     Kernel,
 }
 
@@ -115,8 +115,8 @@ fn ours(
     place: &Path,
     outcome: impl Fn(&Path) -> String,
 ) -> Result<String, String> {
-    let (ids, open_mode) = match kind {
-        Kind::Ours(ids, open_mode) => (ids, open_mode),
+    let (ids, open_mode, io_uring) = match kind {
+        Kind::Ours(ids, open_mode, io_uring) => (ids, open_mode, io_uring),
         Kind::Kernel => return Err("not ours".to_owned()),
     };
     let layers: [PathBuf; 2] = [root.join("l1"), root.join("l0")];
@@ -142,7 +142,7 @@ fn ours(
             &union,
             &ServeOptions {
                 open_mode,
-                ..ServeOptions::default()
+                ..common::options(io_uring)
             },
             &Stats::default(),
             &|| {},
@@ -169,13 +169,22 @@ fn ours(
 fn run_all() -> Result<Vec<String>, String> {
     let inner = common::told().is_none_or(|told| told != ROOT);
     let mut kinds = vec![
-        Kind::Ours(IdStore::Virtual, OpenMode::Silent),
-        Kind::Ours(IdStore::Virtual, OpenMode::KeepCache),
+        Kind::Ours(IdStore::Virtual, OpenMode::Silent, IoUring::Off),
+        Kind::Ours(IdStore::Virtual, OpenMode::KeepCache, IoUring::Off),
     ];
     if !inner {
-        kinds.push(Kind::Ours(IdStore::Real, OpenMode::Silent));
-        kinds.push(Kind::Ours(IdStore::Real, OpenMode::Passthrough));
+        kinds.push(Kind::Ours(IdStore::Real, OpenMode::Silent, IoUring::Off));
+        let passthrough = OpenMode::Passthrough;
+        kinds.push(Kind::Ours(IdStore::Real, passthrough, IoUring::Off));
         kinds.push(Kind::Kernel);
+    }
+    if common::transports().contains(&IoUring::On) {
+        let (ids, silent) = (IdStore::Virtual, OpenMode::Silent);
+        kinds.push(Kind::Ours(ids, silent, IoUring::On));
+        if !inner {
+            let (ids, passthrough) = (IdStore::Real, OpenMode::Passthrough);
+            kinds.push(Kind::Ours(ids, passthrough, IoUring::On));
+        }
     }
     let only = std::env::var("RRUN_BEHAVIOUR_CASE").ok();
     let mut wrong = Vec::new();
@@ -198,6 +207,7 @@ fn run_all() -> Result<Vec<String>, String> {
             count += 1;
             let expected = match kind {
                 Kind::Kernel => case.kernel.unwrap_or(case.expect),
+                Kind::Ours(_, OpenMode::Silent, IoUring::On) => case.rings.unwrap_or(case.expect),
                 Kind::Ours(..) => case.expect,
             };
             if got != expected {

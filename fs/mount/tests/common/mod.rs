@@ -9,6 +9,8 @@
 use std::ffi::OsString;
 use std::process::Command;
 
+use rrun_mount::{IoUring, ServeOptions};
+
 /// Set in the copy that [`run_unshared`] starts, to what it was told.
 const UNSHARED: &str = "RRUN_TEST_UNSHARED";
 
@@ -57,4 +59,23 @@ pub(crate) fn ran_unshared(test: &str, limit_secs: Option<u32>) -> bool {
         eprintln!("skipped: needs root");
     }
     true
+}
+
+/// The ways requests may come here; prints why one is missing.
+pub(crate) fn transports() -> Vec<IoUring> {
+    match rrun_mount::io_uring_available() {
+        Ok(()) => vec![IoUring::Off, IoUring::On],
+        Err(reason) => {
+            eprintln!("skipped: {reason}");
+            vec![IoUring::Off]
+        }
+    }
+}
+
+/// The defaults, with requests coming in a given way.
+pub(crate) fn options(io_uring: IoUring) -> ServeOptions {
+    ServeOptions {
+        io_uring,
+        ..ServeOptions::default()
+    }
 }
