@@ -214,14 +214,21 @@ fn enter_cwd(cwd: &OwnedFd, text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Makes this process the leader of a session of its own, without a terminal, unless it is one.
+///
+/// # Errors
+///
+/// Those of `setsid(2)` but `EPERM`, which a leader gets.
+pub(crate) fn leave_session() -> io::Result<()> {
+    match rustix::process::setsid() {
+        Ok(_) | Err(rustix::io::Errno::PERM) => Ok(()),
+        Err(other) => Err(other.into()),
+    }
+}
+
 fn set_streams(streams: &Streams<'_>, identity: &Identity) -> io::Result<()> {
     let owner = Some(Uid::from_raw(identity.uid));
-    rustix::process::setsid()
-        .map(drop)
-        .or_else(|error| match error {
-            rustix::io::Errno::PERM => Ok(()),
-            other => Err(other),
-        })?;
+    leave_session()?;
     let fds = match (&streams.terminal, streams.pipes) {
         (Some(slave), _) => {
             rustix::process::ioctl_tiocsctty(slave)?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{Home, User, can_run, home_with_busybox, is_root, skip};
+use crate::support::{Home, Ran, User, can_run, home_with_busybox, is_root, skip};
 
 /// Prints a line for each file that the tests make: name, type, mode, owner, size, target, contents.
 const LIST: &str = "cd /; find d e -print0 | sort -z | xargs -0 stat -c '%N|%F|%a|%u|%g|%s|%Y' | \
@@ -53,6 +53,12 @@ fn homes() -> Vec<(&'static str, Home)> {
     homes
 }
 
+/// Runs or creates the container `box` of the image that [`based`] makes, with a script.
+fn hybrid(home: &Home, verb: &str, script: &str) -> Ran {
+    let words = [verb, "--name", "box", "--fs-mode", "hybrid", "base:1"];
+    home.rrun(&[&words[..], &["sh", "-c", script]].concat())
+}
+
 fn based(home: &Home) {
     home.rrun(&[
         "run",
@@ -88,18 +94,7 @@ fn what_the_kernel_wrote_is_listed_committed_exported_and_removed() {
     for (name, home) in homes() {
         based(&home);
         let script = format!("{AFTER}; {LIST}");
-        let run = [
-            "run",
-            "--name",
-            "box",
-            "--fs-mode",
-            "hybrid",
-            "base:1",
-            "sh",
-            "-c",
-            &script,
-        ];
-        let inside = home.rrun(&run).ok();
+        let inside = hybrid(&home, "run", &script).ok();
         assert!(inside.contains("moved2/new"), "{name}: {inside}");
         let driver = home
             .rrun(&["inspect", "--format", "{{.Driver}}", "box"])
@@ -165,18 +160,7 @@ fn a_stopped_hybrid_container_is_copied_into_and_started_again() {
         based(&home);
         let show = "cat /d/put /d/b; ls -ln /d/put; stat /d/*";
         let script = format!("test -e /d/put || echo more >> /d/b; {show}");
-        let words = [
-            "create",
-            "--name",
-            "box",
-            "--fs-mode",
-            "hybrid",
-            "base:1",
-            "sh",
-            "-c",
-            &script,
-        ];
-        home.rrun(&words).ok();
+        hybrid(&home, "create", &script).ok();
         let file = home.write("put", b"put\n");
         home.rrun(&["start", "-a", "box"]);
         home.rrun(&["cp", file.to_str().unwrap(), "box:/d/put"])

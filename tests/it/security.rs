@@ -11,9 +11,12 @@ use sha2::Digest as _;
 use crate::support::archive::{DIR, FILE, Layer, Meta, docker_archive};
 use crate::support::{Home, binary, count, for_all_users, is_root, processes, skip};
 
-/// Images here are one program; there is nothing to try without it.
-fn busybox() -> Result<Vec<u8>, String> {
-    fs::read("/bin/busybox").map_err(|error| format!("/bin/busybox: {error}"))
+/// Runs `test` with an empty home of every user there is, and the program that images here are.
+fn for_all_with_busybox(test: impl Fn(&str, &Home, &[u8])) {
+    match fs::read("/bin/busybox") {
+        Ok(busybox) => for_all_users(|user, home| test(user, home, &busybox)),
+        Err(error) => skip(&format!("/bin/busybox: {error}")),
+    }
 }
 
 fn with_shell(layer: Layer, busybox: &[u8]) -> Layer {
@@ -175,17 +178,13 @@ const LINKS: [&str; 11] = [
 /// the host.
 #[test]
 fn links_in_the_image_lead_nowhere() {
-    let busybox = match busybox() {
-        Ok(bytes) => bytes,
-        Err(why) => return skip(&why),
-    };
-    for_all_users(|user, home| {
+    for_all_with_busybox(|user, home, busybox| {
         let canary = Canary::new(home);
         let out = canary.0.to_str().unwrap();
         let up = format!("../../../../../../..{out}");
         let tried = LINKS.iter().map(|name| (*name, out));
         for (name, target) in tried.chain([("dev", &*up), ("etc/hosts", &*up)]) {
-            let mut layer = with_shell(Layer::new(), &busybox);
+            let mut layer = with_shell(Layer::new(), busybox);
             if let Some((dir, _)) = name.split_once('/') {
                 layer = layer.dir(&format!("{dir}/"), DIR);
             }
@@ -213,14 +212,10 @@ fn links_in_the_image_lead_nowhere() {
 /// CVE-2024-1753 and the like: volumes and working directories where the image has a link.
 #[test]
 fn volumes_on_links_of_the_image_lead_nowhere() {
-    let busybox = match busybox() {
-        Ok(bytes) => bytes,
-        Err(why) => return skip(&why),
-    };
-    for_all_users(|user, home| {
+    for_all_with_busybox(|user, home, busybox| {
         let canary = Canary::new(home);
         let out = canary.0.to_str().unwrap();
-        let layer = with_shell(Layer::new(), &busybox).symlink("volume", out);
+        let layer = with_shell(Layer::new(), busybox).symlink("volume", out);
         let volumes = json!({"Volumes": {"/volume": {}}});
         load(home, "link:2", &volumes, layer.tar());
         for (options, file) in [
@@ -246,13 +241,9 @@ fn volumes_on_links_of_the_image_lead_nowhere() {
 /// CVE-2015-3631: volumes of an image where nothing may be mounted.
 #[test]
 fn an_image_cannot_ask_for_volumes_over_the_kernels_files() {
-    let busybox = match busybox() {
-        Ok(bytes) => bytes,
-        Err(why) => return skip(&why),
-    };
-    for_all_users(|user, home| {
+    for_all_with_busybox(|user, home, busybox| {
         for volume in ["/", "/proc", "/proc/sys", "..", "/../..", "/sys", "/sys/fs"] {
-            let layer = with_shell(Layer::new(), &busybox).tar();
+            let layer = with_shell(Layer::new(), busybox).tar();
             load(home, "vol:1", &json!({"Volumes": {volume: {}}}), layer);
             let ran = home.rrun(&[
                 "run",

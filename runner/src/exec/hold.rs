@@ -9,7 +9,7 @@ use super::CHUNK_BYTES;
 use crate::config::ContainerConfig;
 use crate::error::{At, RunnerError};
 use crate::monitor::{Child, start_supervisor};
-use crate::sys;
+use crate::{process, sys};
 
 /// What keeps a process going that nobody watches.
 #[derive(Debug)]
@@ -25,12 +25,7 @@ pub(super) struct Held {
 
 /// Leaves the caller's session, terminal and streams.
 pub(super) fn leave() -> std::io::Result<()> {
-    rustix::process::setsid()
-        .map(drop)
-        .or_else(|error| match error {
-            rustix::io::Errno::PERM => Ok(()),
-            other => Err(other),
-        })?;
+    process::leave_session()?;
     let null = std::fs::File::options()
         .read(true)
         .write(true)
