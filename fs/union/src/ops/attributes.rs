@@ -141,7 +141,15 @@ impl Union {
             return Ok(self.shown(attr));
         }
         let need = set.size.map_or(Need::Metadata, Need::Truncated);
-        let node = self.copy_up(&found, need)?;
+        let only_mode = SetAttr {
+            perm: set.perm,
+            ..SetAttr::default()
+        };
+        let perm = set.perm.filter(|_| *set == only_mode);
+        let (node, done) = self.copy_up_as(&found, need, perm.map(|perm| perm & 0o7777))?;
+        if done {
+            return Ok(self.shown(self.attr_of(&node, &node.lock())?));
+        }
         if node.kind == FileType::Directory && set.size.is_some() {
             return Err(Errno::EISDIR);
         }

@@ -187,10 +187,22 @@ impl Union {
 
     /// Makes sure a file that is not a directory is in the upper directory.
     pub(crate) fn copy_up(&self, found: &Found, need: Need) -> Result<Arc<Node>, Errno> {
+        self.copy_up_as(found, need, None).map(|(node, _)| node)
+    }
+
+    /// The same, with permission bits of its own for the copy; also says whether it has them. It
+    /// has not when there was a copy before, or when an ACL would have to follow.
+    pub(crate) fn copy_up_as(
+        &self,
+        found: &Found,
+        need: Need,
+        perm: Option<u32>,
+    ) -> Result<(Arc<Node>, bool), Errno> {
         let upper = self.upper()?;
         let node = self.own(found)?;
         if node.kind == FileType::Directory {
-            return self.upper_dir(&Found::Own(node)).map(|(node, _)| node);
+            let (node, _) = self.upper_dir(&Found::Own(node))?;
+            return Ok((node, false));
         }
         let _once = lock(&node.copy_up);
         let (links, unlinked) = {
@@ -198,12 +210,20 @@ impl Union {
             if !matches!(state.place, Where::Lower) {
                 drop(state);
                 self.bring_contents(&node, need)?;
-                return Ok(Arc::clone(&node));
+                return Ok((Arc::clone(&node), false));
             }
             (state.links.clone(), state.unlinked)
         };
         let lower = node.lower.ok_or(Errno::EIO)?;
-        let attr = self.lower.attr(lower)?;
+        let mut attr = self.lower.attr(lower)?;
+        let perm = perm.filter(|_| attr.kind == FileType::Regular);
+        let perm = match perm {
+            Some(_) if self.lower.has_xattrs() && !self.lower.xattr_names(lower)?.is_empty() => {
+                None
+            }
+            perm => perm,
+        };
+        attr.perm = perm.unwrap_or(attr.perm);
         let below = match self.fds.get(node.id).as_deref() {
             Some(Source::Lower { data, .. }) => Below::open(Arc::clone(data)),
             Some(Source::Upper { .. } | Source::Guarded { .. }) | None => {
@@ -226,7 +246,7 @@ impl Union {
             self.fds.put(node.id, Arc::new(source));
         }
         self.bring_contents(&node, need)?;
-        Ok(Arc::clone(&node))
+        Ok((Arc::clone(&node), perm.is_some()))
     }
 
     fn copy_up_named(
