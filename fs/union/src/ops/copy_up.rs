@@ -170,6 +170,9 @@ impl Union {
                 if name == b"security.capability" {
                     state.capable = Some(true);
                 }
+                if name == acl::ACCESS || name == acl::DEFAULT {
+                    upper.expect_acls();
+                }
                 let disk = upper
                     .marks
                     .disk_name(&name, self.options.ids == IdStore::Virtual);
@@ -191,7 +194,7 @@ impl Union {
     }
 
     /// The same, with permission bits of its own for the copy; also says whether it has them. It
-    /// has not when there was a copy before, or when an ACL would have to follow.
+    /// has not when there was a copy before, or when an ACL may have to follow.
     pub(crate) fn copy_up_as(
         &self,
         found: &Found,
@@ -217,12 +220,6 @@ impl Union {
         let lower = node.lower.ok_or(Errno::EIO)?;
         let mut attr = self.lower.attr(lower)?;
         let perm = perm.filter(|_| attr.kind == FileType::Regular);
-        let perm = match perm {
-            Some(_) if self.lower.has_xattrs() && !self.lower.xattr_names(lower)?.is_empty() => {
-                None
-            }
-            perm => perm,
-        };
         attr.perm = perm.unwrap_or(attr.perm);
         let below = match self.fds.get(node.id).as_deref() {
             Some(Source::Lower { data, .. }) => Below::open(Arc::clone(data)),
@@ -246,7 +243,7 @@ impl Union {
             self.fds.put(node.id, Arc::new(source));
         }
         self.bring_contents(&node, need)?;
-        Ok((Arc::clone(&node), perm.is_some()))
+        Ok((Arc::clone(&node), perm.is_some() && !upper.may_have_acls()))
     }
 
     fn copy_up_named(
