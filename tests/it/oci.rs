@@ -35,6 +35,17 @@ impl Bundle {
         let text = std::fs::read(dir.join("config.json")).unwrap();
         let mut spec: Value = serde_json::from_slice(&text).unwrap();
         spec["process"]["terminal"] = json!(false);
+        if !rootless {
+            // All are called "box"; tests run at the same time.
+            let own = home
+                .path("")
+                .parent()
+                .unwrap()
+                .file_name()
+                .unwrap()
+                .to_owned();
+            spec["linux"]["cgroupsPath"] = json!(format!("/rrun-oci/{}", own.display()));
+        }
         Ok(Self { home, dir, spec })
     }
 
@@ -402,4 +413,47 @@ fn ids_of_a_mount_are_mapped_in_a_user_namespace() {
     assert!(out.starts_with("65534:65534\n0:0\n7:8\n"), "{out}");
     let null = out.lines().last().unwrap();
     assert!(null.contains("nosuid") && null.contains("noexec"), "{out}");
+}
+
+#[test]
+fn a_service_manager_hears_when_the_process_is_ready() {
+    use std::os::unix::net::UnixDatagram;
+    for_bundles(|name, mut bundle| {
+        let path = bundle.home.path("manager");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        bundle.home.own(&path);
+        let wait = Some(std::time::Duration::from_secs(20));
+        manager.set_read_timeout(wait).unwrap();
+        // busybox has one program that writes to such a socket: the one for the system's log.
+        let script = "ln -s $NOTIFY_SOCKET /dev/log; logger STATUS=no; logger \"$(printf 'x\\nREADY=1')\"; \
+                      echo $NOTIFY_SOCKET; sleep 1000";
+        bundle.script(script).save();
+        let oci = |words: &[&str]| {
+            let root = bundle.home.path("oci");
+            let words = [&["oci", "--root", root.to_str().unwrap()][..], words].concat();
+            let mut command = bundle.home.command();
+            command.env("NOTIFY_SOCKET", &path).current_dir(&bundle.dir);
+            command.args(&words);
+            // What a container holds open is not waited for.
+            command.stdout(std::process::Stdio::null());
+            command.stderr(std::process::Stdio::null());
+            command.status().unwrap().success()
+        };
+        let heard = || {
+            let mut message = [0; 200];
+            let count = manager.recv(&mut message).unwrap();
+            String::from_utf8(message[..count].to_vec()).unwrap()
+        };
+        for start in [&["run", "-d", "box"][..], &["create", "box"]] {
+            assert!(oci(start), "{name}: {start:?}");
+            if start[0] == "create" {
+                assert!(oci(&["start", "box"]), "{name}");
+            }
+            let state = bundle.oci(&["state", "box"]).ok();
+            let state: Value = serde_json::from_str(&state).unwrap();
+            let expected = format!("READY=1\nMAINPID={}\n", state["pid"]);
+            assert_eq!(heard(), expected, "{name}: {start:?}");
+            bundle.oci(&["delete", "--force", "box"]).ok();
+        }
+    });
 }

@@ -73,6 +73,12 @@ pub(crate) fn listen_fds() -> Result<u32, Failure> {
     }
 }
 
+/// The socket on which a service manager waits to hear that what it started is ready; empty without
+/// one. Source: `sd_notify(3)`.
+pub(crate) fn notify_socket() -> String {
+    env::var("NOTIFY_SOCKET").unwrap_or_default()
+}
+
 /// Whether we are root of the whole machine, not of a user namespace.
 pub(crate) fn is_real_root() -> bool {
     if !rustix::process::geteuid().is_root() {

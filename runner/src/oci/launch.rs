@@ -11,6 +11,7 @@ use super::plan::{self, Namespaces, Surroundings};
 use super::registry::{Container, Record, Registry, Stage};
 use super::spec::{Linux, Process, Spec};
 
+use super::sd_notify::{self, Relay};
 use super::{hooks, idmap, setup};
 use crate::cgroup;
 use crate::channel::{self, Message};
@@ -40,6 +41,8 @@ pub struct CreateOptions {
     pub preserved_fds: u32,
     /// `LISTEN_FDS` of our environment, handed on with that many more descriptors.
     pub listen_fds: u32,
+    /// The socket of a service manager that is told when the process is ready; empty without one.
+    pub notify_socket: String,
 }
 
 /// A container whose process was made.
@@ -50,6 +53,8 @@ pub(super) struct Created {
     pub(super) init: Child,
     /// The terminal's two sides, when nobody else got it.
     pub(super) terminal: Option<(OwnedFd, OwnedFd)>,
+    /// Where the process says that it is ready, for a service manager.
+    pub(super) relay: Option<Relay>,
 }
 
 /// Whether the process waits to be started.
@@ -82,15 +87,18 @@ pub(super) fn create(
     options: &CreateOptions,
     start: Start,
 ) -> Result<Created, RunnerError> {
-    let (prepared, bytes, record) = prepare(id, options, start)?;
+    let (prepared, bytes, record) = prepare(registry, id, options, start)?;
     let container = registry.reserve(record, &bytes)?;
     let mut container = container;
-    match make(&mut container, &prepared, options, start) {
-        Ok((init, terminal)) => Ok(Created {
+    let made = Relay::prepare(&container, start)
+        .and_then(|relay| Ok((relay, make(&mut container, &prepared, options, start)?)));
+    match made {
+        Ok((relay, (init, terminal))) => Ok(Created {
             container,
             spec: prepared.spec,
             init,
             terminal,
+            relay,
         }),
         Err(error) => {
             cgroup::remove(&container.record.cgroups);
@@ -106,6 +114,7 @@ fn failed(failure: Failure) -> RunnerError {
 
 /// Reads and checks everything.
 fn prepare(
+    registry: &Registry,
     id: &str,
     options: &CreateOptions,
     start: Start,
@@ -117,6 +126,9 @@ fn prepare(
         .unwrap_or(Path::new("config.json"));
     let (mut spec, bytes) = Spec::load(&bundle.join(config))?;
     pass_listen_fds(&mut spec, options);
+    if !options.notify_socket.is_empty() {
+        sd_notify::share(&mut spec, &registry.dir(id)?);
+    }
     let namespaces = Namespaces::parse(&spec.linux).map_err(failed)?;
     let layout = cgroup::Layout::detect();
     let path = spec.linux.cgroups_path.as_deref();
@@ -160,6 +172,7 @@ fn prepare(
         created: crate::time::now(),
         owner: rustix::process::geteuid().as_raw(),
         annotations: spec.annotations.clone(),
+        notify_socket: options.notify_socket.clone(),
         cgroups: cgroup::planned(&layout, &wish(&spec, id)).map_err(failed)?,
         ..Record::default()
     };

@@ -22,6 +22,7 @@ mod place;
 mod place_of_memory;
 mod plan;
 mod registry;
+mod sd_notify;
 pub(crate) mod setup;
 pub(crate) mod spec;
 pub(crate) mod step;
@@ -49,6 +50,7 @@ use crate::channel::{self, Message};
 use crate::error::{At, Failure, RunnerError};
 use crate::monitor::Child;
 use crate::{peers, sys};
+use sd_notify::Relay;
 
 /// Milliseconds a killed process may take to end.
 const KILL_MS: u32 = 4_000;
@@ -100,6 +102,8 @@ pub fn run(
         .transpose();
     let signals = signals.at("catch signals for", id)?;
     let created = launch::create(registry, id, options, launch::Start::Now { attached })?;
+    let ready = announce(created.relay, &created.init, attached);
+    ready.at("hear of the process of", id)?;
     let poststart = &created.spec.hooks.poststart;
     let state = || created.container.state(Stage::Running).to_string();
     if !poststart.is_empty()
@@ -134,6 +138,19 @@ pub fn run(
         clean(&created.container, &created.spec)
     };
     Ok(Outcome { code, warnings })
+}
+
+/// Passes on that a process is ready, meanwhile when it is attended to.
+fn announce(relay: Option<Relay>, process: &Child, attached: bool) -> std::io::Result<()> {
+    let Some(relay) = relay else { return Ok(()) };
+    let pid = process.pid.as_raw_nonzero().get();
+    if !attached {
+        return relay.wait(&process.pidfd, pid);
+    }
+    let pidfd = process.pidfd.try_clone()?;
+    let thread = std::thread::Builder::new();
+    // A manager that is gone needs no telling.
+    thread.spawn(move || relay.wait(&pidfd, pid)).map(drop)
 }
 
 /// Waits for the end of a process and hands signals on meanwhile.
@@ -185,6 +202,7 @@ pub fn start(registry: &Registry, id: &str) -> Result<(), RunnerError> {
         let text = format!("container {id} has no process to start");
         return Err(RunnerError::Failed(Failure::setup(text)));
     }
+    let relay = Relay::open(&container)?;
     let line = container.knock().at("start the process of", id)?;
     container.close_gate();
     peers::hear(line.as_fd(), || {
@@ -197,6 +215,12 @@ pub fn start(registry: &Registry, id: &str) -> Result<(), RunnerError> {
         return Err(RunnerError::Failed(failure));
     }
     let state = container.state(Stage::Running).to_string();
+    if let Some(relay) = relay
+        && let Some((_, process)) = container.open()
+    {
+        let waited = relay.wait(&process, container.record.pid);
+        waited.at("hear of the process of", id)?;
+    }
     if let Err(failure) = hooks::run_all("poststart", &spec.hooks.poststart, &state) {
         // The specification: the container is stopped, and its life goes on with its end.
         end(&container, libc::SIGKILL);

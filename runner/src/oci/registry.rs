@@ -88,6 +88,8 @@ pub struct Record {
     pub annotations: BTreeMap<String, String>,
     /// Its control groups.
     pub cgroups: Vec<PathBuf>,
+    /// The socket of a service manager that waits until it is ready; empty without one.
+    pub notify_socket: String,
 }
 
 /// A container that exists.
@@ -112,7 +114,7 @@ impl Registry {
         Self { root }
     }
 
-    fn dir(&self, id: &str) -> Result<PathBuf, RunnerError> {
+    pub(super) fn dir(&self, id: &str) -> Result<PathBuf, RunnerError> {
         let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
         let plain = !id.is_empty() && id.len() <= ID_BYTES_MAX && id.bytes().all(good);
         if !plain || id == "." || id == ".." {
@@ -317,6 +319,11 @@ impl Container {
         let path = format!("/proc/self/fd/{}/{GATE}", dir.as_raw_fd());
         let address = SocketAddrUnix::new(path)?;
         Ok((dir, address))
+    }
+
+    /// A file of its directory.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     /// Removes its directory.

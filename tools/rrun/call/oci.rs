@@ -176,6 +176,7 @@ fn create_options(args: &OciCreateArgs) -> Result<CreateOptions, Failure> {
         no_pivot: args.no_pivot,
         preserved_fds: args.preserve_fds,
         listen_fds: environment::listen_fds()?,
+        notify_socket: environment::notify_socket(),
     })
 }
 
