@@ -1,7 +1,8 @@
 //! The server is killed in the middle of writes, again and again. After each remount every file
 //! is the old or the new one, everything that was answered is there, and nothing is left over.
 //!
-//! `RRUN_KILL_ROUNDS` says how often; the default keeps the suite quick.
+//! `RRUN_KILL_ROUNDS` says how often; the default keeps the suite quick. `RRUN_KILL_PROGRAM` names
+//! an `rrun-overlayfs` to kill, such as a release build; the server is this binary otherwise.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stderr,
@@ -13,9 +14,11 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -33,6 +36,7 @@ const VIRTUAL: &str = "RRUN_KILL_VIRTUAL";
 /// Set in the server: requests come by `io_uring`.
 const RINGS: &str = "RRUN_KILL_RINGS";
 const ROUNDS: &str = "RRUN_KILL_ROUNDS";
+const PROGRAM: &str = "RRUN_KILL_PROGRAM";
 const ROUNDS_DEFAULT: u64 = 12;
 /// Rounds on one upper directory, so that it is also killed on top of what a kill left.
 const ROUNDS_PER_TREE: u64 = 4;
@@ -146,6 +150,9 @@ struct Kind {
 }
 
 fn start(root: &Path, kind: Kind) -> Child {
+    if let Some(program) = std::env::var_os(PROGRAM) {
+        return start_program(&program, root, kind);
+    }
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", TEST, "--nocapture"])
@@ -170,6 +177,32 @@ fn start(root: &Path, kind: Kind) -> Child {
             String::from_utf8_lossy(&text)
         );
         text.push(byte[0]);
+    }
+    child
+}
+
+/// Starts `program`, an `rrun-overlayfs`, with the options that [`be_server`] has.
+fn start_program(program: &OsStr, root: &Path, kind: Kind) -> Child {
+    let m = root.join("m");
+    let device = |path: &Path| fs::metadata(path).unwrap().dev();
+    let mut options = "lowerdir=l,upperdir=u,workdir=w".to_owned();
+    if kind.virtual_ids {
+        options += ",userxattr,xattr_permissions=2,metacopy=on";
+    }
+    if kind.io_uring == IoUring::On {
+        options += ",io_uring=on";
+    }
+    let mut child = Command::new(program)
+        .args(["-f", "kill", "m", "-o", &options])
+        .arg0("rrun-overlayfs")
+        .current_dir(root)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    while device(&m) == device(root) {
+        let ended = child.try_wait().unwrap();
+        assert!(ended.is_none(), "the server ended: {ended:?}");
+        std::thread::sleep(Duration::from_micros(200));
     }
     child
 }
