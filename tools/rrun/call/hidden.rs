@@ -204,11 +204,11 @@ pub(crate) fn run(argv: &[OsString]) -> Option<ExitCode> {
     } else {
         return None;
     };
-    Some(self::outcome(outcome))
+    Some(exit_code(outcome))
 }
 
 /// Tells a failure on standard error, which is the container's server.log that the starter quotes.
-fn outcome(outcome: Result<(), Failure>) -> ExitCode {
+fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::OK,
         Err(failure) => {
@@ -230,7 +230,7 @@ fn monitor_main(dir: &Path) -> Result<(), Failure> {
     let options = monitor::MonitorOptions {
         on_event: Some(Box::new(on_event)),
         server: Some(Box::new(|dir, line| {
-            i32::from(outcome(serve_on(dir, &line)).0)
+            i32::from(exit_code(serve_on(dir, &line)).0)
         })),
     };
     monitor::run(dir, &options)?;

@@ -50,7 +50,6 @@ const FILE_LINES_MAX: usize = 600;
 
 /// Files that outgrew the cap, with the length they may not exceed. Only ever shrink it.
 const RATCHET: &[(&str, usize)] = &[
-    ("fs/mount/tests/behaviour/cases.rs", 1000),
     ("fs/union/src/layers.rs", 650),
     ("fs/union/src/upper/mod.rs", 640),
     ("fs/union/tests/model.rs", 860),

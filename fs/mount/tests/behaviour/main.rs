@@ -7,9 +7,12 @@
     reason = "test code"
 )]
 
-mod cases;
+mod attributes;
+mod case;
 #[path = "../common/mod.rs"]
 mod common;
+mod contents;
+mod names;
 mod suites;
 
 use std::fs;
@@ -189,7 +192,13 @@ fn run_all() -> Result<Vec<String>, String> {
     let only = std::env::var("RRUN_BEHAVIOUR_CASE").ok();
     let mut wrong = Vec::new();
     let mut count = 0;
-    for case in cases::CASES.iter().chain(suites::CASES) {
+    let cases = [
+        names::CASES,
+        contents::CASES,
+        attributes::CASES,
+        suites::CASES,
+    ];
+    for case in cases.into_iter().flatten() {
         if only.as_ref().is_some_and(|only| only != case.name) || (case.needs_users && inner) {
             continue;
         }
@@ -224,8 +233,8 @@ fn run_all() -> Result<Vec<String>, String> {
 
 #[test]
 fn every_case_has_the_expected_outcome() {
-    if let Some(place) = std::env::var_os(cases::MAPPING) {
-        eprintln!("mapping: {}", cases::map_and_write(Path::new(&place)));
+    if let Some(place) = std::env::var_os(contents::MAPPING) {
+        eprintln!("mapping: {}", contents::map_and_write(Path::new(&place)));
         return;
     }
     let _old = rustix::process::umask(Mode::empty());

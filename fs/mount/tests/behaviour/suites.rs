@@ -8,7 +8,7 @@ use std::path::Path;
 
 use rustix::fs::{self as rfs, FallocateFlags, IFlags, SeekFrom};
 
-use crate::cases::{Case, as_user, case, count, perm, users};
+use crate::case::{Case, as_user, case, count, perm, users};
 use crate::pattern;
 
 pub(crate) const CASES: &[Case] = &[

@@ -75,9 +75,12 @@ pub(crate) fn create(
         .map_err(|error| Failure::from(error).code(ExitCode::ENGINE))?;
     let made = fill(request, &config, &dir)
         .and_then(|()| mounts::make(request, environment, &source.defaults, &mut config, &dir))
-        .and_then(|()| match config == before {
-            true => Ok(()),
-            false => Ok(config.save(&dir)?),
+        .and_then(|()| {
+            // Most have no mounts or volumes of their own: what was written says it all.
+            if config != before {
+                config.save(&dir)?;
+            }
+            Ok(())
         });
     if let Err(failure) = made {
         // The first failure is the one to tell.
