@@ -23,8 +23,14 @@ fn dirs(root: &Path, names: &[&str]) {
 }
 
 fn open(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<Union, UnionError> {
+    // Real ids go with marks that only root may write.
+    let ids = if is_root() {
+        IdStore::Real
+    } else {
+        IdStore::Virtual
+    };
     let lower = Arc::new(DirLayers::open(layers, false)?);
-    Union::open(lower, Some((upper, work)), options(IdStore::Real, true))
+    Union::open(lower, Some((upper, work)), options(ids, true))
 }
 
 fn contents(union: &Union, dir: Ino, name: &str) -> Vec<u8> {
