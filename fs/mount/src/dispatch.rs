@@ -102,7 +102,7 @@ pub(crate) fn dispatch(
             Ok(())
         }
         op::READ => call.read(),
-        op::WRITE => call.write(session.writeback),
+        op::WRITE => call.write(),
         op::STATFS => call.statfs(),
         op::RELEASE => call.release(),
         op::RELEASEDIR | op::DESTROY => Ok(()),
@@ -382,8 +382,7 @@ impl Call<'_, '_> {
     }
 
     /// `struct fuse_write_in`.
-    fn write(&mut self, held: bool) -> Result<(), Errno> {
-        const CACHE: u32 = 1;
+    fn write(&mut self) -> Result<(), Errno> {
         const KILL_SUIDGID: u32 = 1 << 2;
         self.body.skip(8)?;
         let offset = self.body.u64()?;
@@ -394,11 +393,7 @@ impl Call<'_, '_> {
             .body
             .bytes(usize::try_from(size).map_err(|_| Errno::EINVAL)?)?;
         let effect = self.effect(flags & KILL_SUIDGID != 0);
-        let count = if held && flags & CACHE != 0 {
-            self.union.write_back(self.ino, offset, data, effect)?
-        } else {
-            self.union.write(self.ino, offset, data, effect)?
-        };
+        let count = self.union.write(self.ino, offset, data, effect)?;
         self.reply.u32(u32::try_from(count).unwrap_or(0));
         self.reply.u32(0);
         Ok(())

@@ -124,6 +124,9 @@ pub fn serve(
         ended();
         return Ok(());
     };
+    if session.writeback {
+        union.hold_writes_back();
+    }
     let rings = rings.filter(|_| session.io_uring);
     if rings.is_none() && options.io_uring == IoUring::On {
         return Err(ServeError::IoUring(IoUringError::SwitchedOff));
@@ -500,7 +503,8 @@ impl Server<'_> {
 }
 
 /// Reads one request; `None` when unmounted.
-pub(crate) fn read_device(mut device: &File, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+pub(crate) fn read_device(mut device: impl Read, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    let mut aborted = false;
     loop {
         return match device.read(buffer) {
             Ok(0) => Ok(None),
@@ -509,6 +513,12 @@ pub(crate) fn read_device(mut device: &File, buffer: &mut [u8]) -> io::Result<Op
                 Errno::ENODEV | Errno::ENOTCONN => Ok(None),
                 // ENOENT: interrupted between queueing and reading.
                 Errno::EINTR | Errno::ENOENT => continue,
+                // Also what the kernel says of a request it was handing out while an ordinary
+                // unmount took place (`fuse_dev_do_read`); only of an abort does it say it again.
+                Errno::ECONNABORTED if !aborted => {
+                    aborted = true;
+                    continue;
+                }
                 _ => Err(error),
             },
         };
@@ -532,5 +542,40 @@ pub(crate) fn may_take_long(request: &Request<'_>) -> bool {
         op::WRITE => is_bulk(request),
         op::FSYNC | op::FSYNCDIR | op::SYNCFS | op::FALLOCATE | op::COPY_FILE_RANGE => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What each read gives, the last first: a count, or an error number below zero.
+    struct Device(Vec<i32>);
+
+    impl Read for Device {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            let next = self.0.pop().expect("no read was left");
+            usize::try_from(next).map_err(|_| io::Error::from_raw_os_error(-next))
+        }
+    }
+
+    fn read(mut results: Vec<i32>) -> Result<Option<usize>, Errno> {
+        results.reverse();
+        read_device(Device(results), &mut []).map_err(Errno::from)
+    }
+
+    #[test]
+    fn an_unmount_that_meets_a_request_is_an_unmount() {
+        let aborted = -Errno::ECONNABORTED.raw();
+        let gone = -Errno::ENODEV.raw();
+        assert_eq!(read(vec![gone]), Ok(None));
+        assert_eq!(read(vec![aborted, gone]), Ok(None));
+        assert_eq!(read(vec![aborted, aborted]), Err(Errno::ECONNABORTED));
+    }
+
+    #[test]
+    fn interrupted_reads_go_on() {
+        let (interrupted, taken_back) = (-Errno::EINTR.raw(), -Errno::ENOENT.raw());
+        assert_eq!(read(vec![interrupted, taken_back, 40]), Ok(Some(40)));
     }
 }

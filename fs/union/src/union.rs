@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rrun_core::{Attr, Errno, FileType, Lower, NodeId};
@@ -32,6 +32,8 @@ pub struct Union {
     next_id: AtomicU64,
     /// Held by a rename that moves a directory, so that no two make a loop.
     pub(crate) tree_moves: Mutex<()>,
+    /// The caller holds writes back, and keeps the times of modification.
+    pub(crate) held_back: AtomicBool,
 }
 
 /// A node as found: with state of its own, or exactly as the lower tree has it.
@@ -88,6 +90,7 @@ impl Union {
             dir_fds: DirFds::new(),
             next_id: AtomicU64::new(NodeId::LIMIT),
             tree_moves: Mutex::new(()),
+            held_back: AtomicBool::new(false),
         };
         union.start(root).map_err(|errno| UnionError::Directory {
             action: "read",

@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use common::{is_root, options, pattern};
 use rrun_core::{Errno, Time};
-use rrun_union::{DirLayers, IdStore, Ino, OnWrite, SetAttr, SetTime, Union, UnionError};
+use rrun_union::{
+    DirLayers, IdStore, Ino, OnWrite, SetAttr, SetTime, SpaceMode, Union, UnionError,
+};
 use rustix::mount::{MountFlags, UnmountFlags};
 
 fn dirs(root: &Path, names: &[&str]) {
@@ -202,10 +204,11 @@ fn held_back_writes_have_the_time_they_are_given_or_their_own() {
         .unwrap();
     file.set_modified(old).unwrap();
     let union = open(&[root.join("l")], &root.join("u"), &root.join("w")).unwrap();
+    union.hold_writes_back();
     let ino = union.lookup(Ino::ROOT, b"file").unwrap().ino;
     let modified = |union: &Union| union.getattr(ino).unwrap().mtime.secs;
     // Killed now, the server leaves a file that is seen to have changed.
-    union.write_back(ino, 0, b"upper", OnWrite::Keep).unwrap();
+    union.write(ino, 0, b"upper", OnWrite::Keep).unwrap();
     assert!(modified(&union) > 1_600_000_000);
     let given = SetAttr {
         mtime: Some(SetTime::At(Time {
@@ -215,7 +218,13 @@ fn held_back_writes_have_the_time_they_are_given_or_their_own() {
         ..SetAttr::default()
     };
     union.setattr(ino, &given).unwrap();
-    union.write_back(ino, 0, b"UPPER", OnWrite::Keep).unwrap();
+    union.write(ino, 0, b"UPPER", OnWrite::Keep).unwrap();
+    assert_eq!(modified(&union), 1_500_000_000);
+    let space = SpaceMode::Reserve;
+    union.fallocate(ino, 0, 9, space, OnWrite::Keep).unwrap();
+    assert_eq!(modified(&union), 1_500_000_000);
+    let (from, to) = ((ino, 0), (ino, 20));
+    union.copy_range(from, to, 5, OnWrite::Keep).unwrap();
     assert_eq!(modified(&union), 1_500_000_000);
 }
 

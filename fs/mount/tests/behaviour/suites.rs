@@ -6,9 +6,9 @@ use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
-use rustix::fs::{self as rfs, FallocateFlags, IFlags, SeekFrom};
+use rustix::fs::{self as rfs, FallocateFlags, IFlags, OFlags, SeekFrom};
 
-use crate::case::{Case, as_user, case, count, perm, users};
+use crate::case::{Case, as_user, case, count, open, perm, users};
 use crate::pattern;
 
 pub(crate) const CASES: &[Case] = &[
@@ -252,19 +252,32 @@ fn seek_dirty(m: &Path) -> String {
 }
 
 fn times_below(m: &Path) -> String {
+    /// As direct writes to a disk need it.
+    #[repr(align(4096))]
+    struct Block([u8; 4096]);
+    let block = Block([7; 4096]);
     let upper = m.parent().unwrap().join("u");
     let modified = |path: &Path| {
         let meta = path.metadata().unwrap();
         (meta.mtime(), meta.mtime_nsec())
     };
     let mut differ = 0;
-    for n in 0..50 {
+    let other = File::open(m.join("file")).unwrap();
+    for n in 0..100 {
         let name = format!("new{n}");
-        fs::write(m.join(&name), b"first").unwrap();
-        if n % 2 == 0 {
-            let mut file = OpenOptions::new().append(true).open(m.join(&name)).unwrap();
-            file.write_all(b"second").unwrap();
+        let write = OFlags::WRONLY | OFlags::CREATE;
+        let flags = [write, write | OFlags::DIRECT][n % 2];
+        let file = File::from(open(&m.join(&name), flags));
+        file.write_all_at(&block.0, 0).unwrap();
+        drop(file);
+        let file = File::from(open(&m.join(&name), if n % 8 < 4 { flags } else { write }));
+        match n / 2 % 4 {
+            0 => {}
+            1 => file.write_all_at(&block.0, 4096).unwrap(),
+            2 => rfs::fallocate(&file, FallocateFlags::empty(), 0, 9999).unwrap(),
+            _ => drop(rfs::copy_file_range(&other, Some(&mut 0), &file, None, 3).unwrap()),
         }
+        drop(file);
         differ += u32::from(modified(&m.join(&name)) != modified(&upper.join(&name)));
     }
     let file = OpenOptions::new().append(true).open(m.join("file"));

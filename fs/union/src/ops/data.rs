@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -220,6 +221,12 @@ impl Union {
         Ok(Some(with(file, count)))
     }
 
+    /// The caller holds writes back from here on, and keeps each file's time of modification, by a
+    /// coarse clock: what changes contents leaves a time alone that was just set.
+    pub fn hold_writes_back(&self) {
+        self.held_back.store(true, Relaxed);
+    }
+
     /// Writes at an offset.
     ///
     /// # Errors
@@ -234,27 +241,27 @@ impl Union {
     ) -> Result<usize, Errno> {
         let (node, source) = self.ready_to_write(ino)?;
         self.drop_privileges(&node, &mut node.lock(), effect)?;
-        source.write_at(offset, data)
+        let write = || source.write_at(offset, data);
+        match &*source {
+            Source::Upper { file, .. } => self.keeping_time(&node, file, write),
+            Source::Guarded { .. } | Source::Lower { .. } => write(),
+        }
     }
 
-    /// Writes what the caller held back, who keeps the time of modification meanwhile and sets it
-    /// later, or has just done so: then it stays.
-    ///
-    /// # Errors
-    ///
-    /// Those of `pwrite(2)`.
-    pub fn write_back(
+    /// Calls `change`, which changes the contents of `file`. If the caller keeps the time of
+    /// modification and it was just set, it stays: what the caller set after this change may have
+    /// come before it, and of a change that its clock does not tell from that it sends nothing.
+    fn keeping_time<T>(
         &self,
-        ino: Ino,
-        offset: u64,
-        data: &[u8],
-        effect: OnWrite,
-    ) -> Result<usize, Errno> {
-        let (node, source) = self.ready_to_write(ino)?;
-        let (file, _) = source.writable()?;
+        node: &Node,
+        file: &Arc<File>,
+        change: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        if !self.held_back.load(Relaxed) {
+            return change();
+        }
         let at = At::Fd(Arc::clone(file));
         let mut state = node.lock();
-        self.drop_privileges(&node, &mut state, effect)?;
         state.held = match state.held {
             Some((count, time)) => Some((count + 1, time)),
             None if state.dated.is_some_and(|at| at.elapsed() < OVERTAKING) => {
@@ -263,7 +270,7 @@ impl Union {
             None => Some((1, None)),
         };
         drop(state);
-        let written = source.write_at(offset, data);
+        let changed = change();
         let mut state = node.lock();
         state.held = match state.held {
             // The last of those under way at the same time.
@@ -275,7 +282,7 @@ impl Union {
             }
             held => held.map(|(count, time)| (count - 1, time)),
         };
-        written
+        changed
     }
 
     /// A file in the upper directory with what a write at any place needs.
@@ -408,6 +415,20 @@ impl Union {
     ) -> Result<(), Errno> {
         let node = self.copy_up(&self.find(ino)?, Need::Contents)?;
         let source = self.source(&Found::Own(Arc::clone(&node)), true)?;
+        let (file, _) = source.writable()?;
+        self.keeping_time(&node, file, || {
+            self.change_space(&node, &source, (offset, len), mode)
+        })?;
+        self.drop_privileges(&node, &mut node.lock(), effect)
+    }
+
+    fn change_space(
+        &self,
+        node: &Node,
+        source: &Source,
+        (offset, len): (u64, u64),
+        mode: SpaceMode,
+    ) -> Result<(), Errno> {
         let (file, fill) = source.writable()?;
         if let Some(fill) = fill
             && !matches!(mode, SpaceMode::Reserve | SpaceMode::ReserveKeepSize)
@@ -436,8 +457,7 @@ impl Union {
             debug_assert!(fill.is_complete());
             self.fds.remove(node.id);
         }
-        let mut state = node.lock();
-        self.drop_privileges(&node, &mut state, effect)
+        Ok(())
     }
 
     /// Copies between two files; returns the bytes copied.
@@ -465,8 +485,10 @@ impl Union {
             {
                 let (mut read, mut write) = (from.1, to.1);
                 let want = usize::try_from(len).unwrap_or(usize::MAX);
-                let copied =
-                    rfs::copy_file_range(input, Some(&mut read), file, Some(&mut write), want);
+                let copied = self.keeping_time(&node, file, || {
+                    rfs::copy_file_range(input, Some(&mut read), file, Some(&mut write), want)
+                        .map_err(errno)
+                });
                 if let Ok(count) = copied {
                     self.drop_privileges(&node, &mut node.lock(), effect)?;
                     return Ok(count as u64);
