@@ -329,6 +329,14 @@ fn option_word(request: &mut Request, key: &str, value: Option<&str>) -> Result<
                 _ => return Err("option open= is silent, keep-cache or passthrough".to_owned()),
             }
         }
+        // As a mount helper this would mount once more, on top.
+        "remount" => {
+            return Err(
+                "option remount: a server cannot be changed; 'mount -i -o remount,ro DIR' changes \
+                 what the kernel does with it"
+                    .to_owned(),
+            );
+        }
         _ if set_flag(&mut request.flags, key) => {}
         _ => {
             let whole = value.map_or_else(|| key.to_owned(), |value| format!("{key}={value}"));
@@ -559,6 +567,7 @@ mod tests {
             "-o lowerdir=/a",
             "-o lowerdir=/a,upperdir=/u /m",
             "-x /m",
+            "src /m -o lowerdir=/a,remount,ro",
         ] {
             assert!(request(bad).is_err(), "line {bad:?}");
         }
