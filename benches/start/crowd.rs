@@ -16,7 +16,7 @@ const CROWD: usize = 100;
 /// Rounds of starting a crowd: each takes podman half a minute.
 const CROWD_ROUNDS: usize = 3;
 /// Until what `run -d` leaves has come to rest.
-const SETTLE: Duration = Duration::from_millis(500);
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// The programs that are compared.
 fn tools(stage: &Stage) -> Vec<(&'static str, PathBuf)> {

@@ -20,6 +20,7 @@ mod init;
 mod join;
 mod limits;
 mod log;
+pub mod memory;
 pub mod monitor;
 mod mounts;
 pub mod names;

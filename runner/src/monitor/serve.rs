@@ -16,7 +16,7 @@ use crate::error::{At, RunnerError};
 use crate::log::Stream;
 use crate::protocol::{self, Frame};
 use crate::state::{self, Status};
-use crate::sys;
+use crate::{memory, sys};
 
 /// Bytes read at once: the size of a pipe.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -49,6 +49,8 @@ struct Loop<'a> {
     /// When the network helper was started again lately.
     net_restarts: Vec<Instant>,
     kill_at: Option<Instant>,
+    /// When the memory of the start is given back.
+    settled_at: Option<Instant>,
     /// When a server is killed that keeps the dead from dying.
     kill_server_at: Option<Instant>,
     checks: Option<Checks>,
@@ -114,6 +116,7 @@ pub(super) fn serve(
         input_ends: false,
         net_restarts: Vec::new(),
         kill_at: (!longest.is_zero()).then(|| Instant::now() + longest),
+        settled_at: Some(Instant::now() + memory::SETTLED_AFTER),
         kill_server_at: None,
         checks: running.config.health.as_ref().map(Checks::new),
         options,
@@ -192,6 +195,10 @@ impl Loop<'_> {
         }
         self.clients.retain(|client| !client.gone);
         self.check(Checks::tick);
+        if self.settled_at.is_some_and(|at| Instant::now() >= at) {
+            self.settled_at = None;
+            memory::give_back();
+        }
         if self.kill_at.is_some_and(|at| Instant::now() >= at) {
             self.kill_at = None;
             self.running.init.signal(libc::SIGKILL);
@@ -271,7 +278,7 @@ impl Loop<'_> {
             .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
             .collect();
         let check_at = self.checks.as_ref().map(Checks::next);
-        let timeout = [self.kill_at, self.kill_server_at, check_at]
+        let timeout = [self.kill_at, self.settled_at, self.kill_server_at, check_at]
             .into_iter()
             .flatten()
             .min()

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use rrun_mount::{Connection, ServeOptions, Stats, serve};
 use rrun_runner::monitor::MonitorEvent;
-use rrun_runner::{ContainerConfig, State, ids, monitor, net};
+use rrun_runner::{ContainerConfig, State, ids, memory, monitor, net};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::within::overlay;
@@ -334,6 +334,7 @@ fn serve_on(dir: &Path, line: &OwnedFd) -> Result<(), Failure> {
     let connection = receive_connection(line)?;
     // Modes come from the kernel with the asker's mask applied.
     rustix::process::umask(rustix::fs::Mode::empty());
+    settle();
     serve(
         &connection,
         &union,
@@ -348,6 +349,15 @@ fn serve_on(dir: &Path, line: &OwnedFd) -> Result<(), Failure> {
     // Held until here: nothing the container reads may be collected.
     drop(lease);
     Ok(())
+}
+
+/// Gives back what the start took, once the server goes on. Not to be able to is no error.
+fn settle() {
+    let thread = std::thread::Builder::new().stack_size(64 << 10);
+    drop(thread.spawn(|| {
+        std::thread::sleep(memory::SETTLED_AFTER);
+        memory::give_back();
+    }));
 }
 
 /// Ends the process: everything is on disk, and the kernel releases what is held soonest so.
