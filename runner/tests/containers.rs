@@ -392,8 +392,18 @@ fn whoever_is_killed_the_state_tells_the_truth() {
             } else {
                 state.pid
             });
-            assert_eq!(finish(child).0, 137, "{victim}");
-            let after = rrun_runner::read_state(&dir).unwrap();
+            // 125: a monitor that had not come to tell that the container runs.
+            let code = finish(child).0;
+            let untold = code == 125 && victim == "monitor";
+            assert!(code == 137 || untold, "{victim}: {code}");
+            // What is killed lets go of its lock after its sockets.
+            let end = Instant::now() + PATIENCE;
+            let after = loop {
+                let after = rrun_runner::read_state(&dir).unwrap();
+                if after.status != rrun_runner::Status::Running || Instant::now() > end {
+                    break after;
+                }
+            };
             assert_eq!(
                 (after.status, after.exit_code),
                 (rrun_runner::Status::Exited, 137)

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Home, User, can_run, for_all_users, home_with_busybox, is_root, skip};
+use crate::support::{
+    Home, User, can_run, for_all_users, home_with_busybox, is_root, processes, skip,
+};
 
 /// Longest wait for something that happens at once on an idle machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -126,5 +128,93 @@ fn a_start_tells_of_a_part_that_is_stopped_and_can_be_ended() {
         assert_eq!(home.rrun(&["rm", "-f", "caught"]).ok(), "caught\n", "{who}");
         let process = format!("/proc/{}", caught.monitor);
         soon(|| fs::metadata(&process).is_err().then_some(()));
+    });
+}
+
+/// A `run` that cannot make its container before the lock is dropped, its monitor waiting.
+struct Held {
+    command: Child,
+    monitor: u32,
+    lock: fs::File,
+}
+
+/// Runs `rrun run OPTIONS bb:1 true` up to where its container is made.
+fn held(home: &Home, options: &[&str]) -> Held {
+    use rustix::fs::{FlockOperation, flock};
+    // Makes the directory in which containers are made.
+    home.rrun(&["create", "--name", "first", "bb:1", "true"])
+        .ok();
+    home.rrun(&["rm", "first"]).ok();
+    let containers = home.data().join("containers");
+    let lock = fs::File::open(containers.join("new")).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    let mut command = home.command();
+    let words = [&["run", "--network", "none"], options, &["bb:1", "true"]].concat();
+    command.args(words).stderr(Stdio::piped());
+    let command = command.spawn().unwrap();
+    let word = format!("__monitor {}", containers.display());
+    let monitor = soon(|| processes(&word).first().copied());
+    Held {
+        command,
+        monitor,
+        lock,
+    }
+}
+
+fn is_gone(pid: u32) -> bool {
+    let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    state.is_empty() || state.contains(") Z ")
+}
+
+#[test]
+fn a_run_that_is_killed_before_there_is_a_container_leaves_nothing() {
+    for_all_users(|who, home| {
+        let mut held = held(home, &["--rm"]);
+        held.command.kill().unwrap();
+        held.command.wait().unwrap();
+        soon(|| is_gone(held.monitor).then_some(()));
+        drop(held.lock);
+        assert_eq!(home.rrun(&["ps", "-aq"]).ok(), "", "{who}");
+    });
+}
+
+#[test]
+fn a_container_that_cannot_be_made_leaves_no_monitor() {
+    for_all_users(|who, home| {
+        for stopped in [false, true] {
+            home.rrun(&["create", "--name", "taken", "bb:1", "true"])
+                .ok();
+            let held = held(home, &["--name", "taken"]);
+            if stopped {
+                signal("-STOP", held.monitor);
+            }
+            drop(held.lock);
+            let output = held.command.wait_with_output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(125), "{who}: {said}");
+            assert!(said.contains("taken"), "{who}: {said}");
+            assert!(is_gone(held.monitor), "{who}: stopped: {stopped}");
+            home.rrun(&["rm", "taken"]).ok();
+        }
+    });
+}
+
+#[test]
+fn a_run_tells_of_a_monitor_that_was_stopped_before_there_was_a_container() {
+    for_all_users(|who, home| {
+        let held = held(home, &["--rm"]);
+        signal("-STOP", held.monitor);
+        drop(held.lock);
+        let output = held.command.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let hint = format!("kill -CONT {}", held.monitor);
+        assert!(
+            !output.status.success() && said.contains(&hint),
+            "{who}: {said}"
+        );
+        assert_eq!(home.rrun(&["ps", "-aq"]).ok(), "", "{who}");
+        signal("-CONT", held.monitor);
+        soon(|| is_gone(held.monitor).then_some(()));
+        assert_eq!(home.rrun(&["ps", "-aq"]).ok(), "", "{who}");
     });
 }

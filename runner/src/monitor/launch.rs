@@ -59,19 +59,32 @@ struct Pipes {
     far: [OwnedFd; 3],
 }
 
+/// What a start is told: the options, and the attached client's stream where there is one.
+pub(super) type Start = (StartOptions, Option<OwnedFd>);
+
+/// Waits until the container is there to be started; `None` when it is not to be. From then on
+/// standard error is the container's log.
+pub(super) fn await_start(dir: &Path, line: &OwnedFd) -> Result<Option<Start>, RunnerError> {
+    match channel::receive(line).at("read the start options of", dir)? {
+        Some((Message::Start(options), fds)) => {
+            let mut fds = fds.into_iter();
+            if let Some(log) = fds.next() {
+                sys::dup_onto(log.as_fd(), 2).at("write to the log of", dir)?;
+            }
+            Ok(Some((options, fds.next())))
+        }
+        Some(_) => Err(RunnerError::Failed(Failure::setup(
+            "no start options were sent",
+        ))),
+        None => Ok(None),
+    }
+}
+
 pub(super) fn launch(
     dir: &Path,
-    line: &OwnedFd,
+    (options, attached): Start,
     monitor: &MonitorOptions,
 ) -> Result<Running, RunnerError> {
-    let (options, attached) = match channel::receive(line).at("read the start options of", dir)? {
-        Some((Message::Start(options), fds)) => (options, fds.into_iter().next()),
-        _ => {
-            return Err(RunnerError::Failed(Failure::setup(
-                "no start options were sent",
-            )));
-        }
-    };
     let lock =
         state::take_lock(dir)?.ok_or_else(|| RunnerError::Running(crate::container::id_of(dir)))?;
     state::sign_lock(&lock).at("sign the lock of", dir)?;

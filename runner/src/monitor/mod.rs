@@ -3,16 +3,17 @@
 mod health;
 mod launch;
 mod orphans;
+mod prepare;
 mod restart;
 mod serve;
 mod server;
 
 pub(crate) use launch::{start_supervisor, write_id_map};
+pub use prepare::{Waiting, prepare, start};
 pub(crate) use restart::{clear_stopped, mark_stopped, stopped_by_hand};
 pub use server::ServerBody;
 pub(crate) use server::start as start_server;
 
-use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -22,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::channel::{self, Message};
 use crate::config::ContainerConfig;
 use crate::error::{At, Failure, RunnerError};
-use crate::{peers, state, sys};
+use crate::{state, sys};
 
 /// The descriptor on which the monitor is told what to do and answers.
 pub(crate) const LINE_FD: i32 = 3;
@@ -145,7 +146,8 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: u32) -> bool {
 
 /// Runs the container in `dir` to its end: the body of `rrun __monitor`.
 ///
-/// Expects the line of [`crate::start`] on descriptor 3, and a process with one thread.
+/// Expects the line of [`prepare`] on descriptor 3, and a process with one thread. Waits there for
+/// the container to be made; when the line closes instead there is nothing to do.
 ///
 /// # Errors
 ///
@@ -153,7 +155,10 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: u32) -> bool {
 pub fn run(dir: &Path, options: &MonitorOptions) -> Result<(), RunnerError> {
     crate::seal::take_name();
     let line = sys::inherited(LINE_FD).at("take over the start line of", dir)?;
-    match launch::launch(dir, &line, options) {
+    let Some(start) = launch::await_start(dir, &line)? else {
+        return Ok(());
+    };
+    match launch::launch(dir, start, options) {
         Ok(mut container) => {
             let warnings = std::mem::take(&mut container.warnings);
             // The starter may be gone already; the container runs on.
@@ -236,80 +241,6 @@ pub fn supervise() -> Result<(), RunnerError> {
     let entry = crate::ids::Entry::Process(process.as_fd());
     crate::ids::enter_and_supervise(&entry, listener, procfs)
         .map_err(|error| RunnerError::Failed(Failure::setup(error.to_string())))
-}
-
-/// Starts the container in `dir`: runs `monitor_argv` in a session of its own and waits until the
-/// container runs or has failed to. Yields the attached stream when one was asked for, and what
-/// could not be honoured.
-///
-/// # Errors
-///
-/// When the container runs already or cannot be started; the exit code is Docker's.
-pub fn start(
-    dir: &Path,
-    monitor_argv: &[OsString],
-    options: &StartOptions,
-) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
-    if state::monitor_alive(dir)? {
-        return Err(RunnerError::Running(crate::container::id_of(dir)));
-    }
-    clear_stopped(dir);
-    let (ours, theirs) = channel::pair().at("make a line to the monitor of", dir)?;
-    let attached = if options.attach {
-        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-        let pair = socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        );
-        Some(pair.at("make a stream to", dir)?)
-    } else {
-        None
-    };
-    let null = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null");
-    let null = null.at("open", "/dev/null")?;
-    let log = std::fs::File::options()
-        .append(true)
-        .create(true)
-        .open(dir.join(SERVER_LOG));
-    let log = log.at("open the log of", dir)?;
-    {
-        let rights: Vec<BorrowedFd<'_>> = attached.iter().map(|(_, far)| far.as_fd()).collect();
-        channel::send(ours.as_fd(), &Message::Start(options.clone()), &rights)
-            .at("write to the monitor of", dir)?;
-    }
-    let fds = [
-        (null.as_fd(), 0),
-        (null.as_fd(), 1),
-        (log.as_fd(), 2),
-        (theirs.as_fd(), LINE_FD),
-    ];
-    let spawn = sys::Spawn {
-        argv: monitor_argv,
-        fds: &fds,
-        session: true,
-    };
-    let monitor = match crate::seal::program() {
-        Some(sealed) => sys::spawn_program(sealed.path().as_os_str(), &spawn, None),
-        None => sys::spawn(&spawn),
-    }
-    .at("start the monitor of", dir)?;
-    drop(theirs);
-    let monitor = monitor.as_raw_nonzero().get();
-    peers::hear(ours.as_fd(), || peers::stopped_in_family(monitor))?;
-    match channel::receive(&ours).at("hear from the monitor of", dir)? {
-        Some((Message::Started { warnings }, _)) => Ok((attached.map(|(near, _)| near), warnings)),
-        Some((Message::Failed(failure), _)) => Err(RunnerError::Failed(failure)),
-        Some(_) | None => {
-            let text = last_line(&dir.join(SERVER_LOG))
-                .unwrap_or_else(|| "the monitor ended without a word".to_owned());
-            Err(RunnerError::Failed(Failure::setup(text)))
-        }
-    }
 }
 
 /// The last line of a log, for error messages.

@@ -1,38 +1,42 @@
-//! A container's start as its starter sees it: a monitor that gets ready, and is told to begin.
+//! A monitor that gets ready while its container is made.
+//!
+//! A program of our size takes about a millisecond until its first line. Started before there is a
+//! container, the monitor takes it on another processor, while the command does its own part. It
+//! holds nothing until it is told to start: no lock, no file of the container. When the line to it
+//! closes before, it ends without a word, so a command that is killed leaves nothing.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-
-use super::{LINE_FD, SERVER_LOG, StartOptions, clear_stopped, last_line};
+use super::{Child, LINE_FD, SERVER_LOG, StartOptions, clear_stopped, last_line};
 use crate::channel::{self, Message};
 use crate::error::{At, Failure, RunnerError};
-use crate::{peers, seal, state, sys};
+use crate::{peers, state, sys};
 
-/// A monitor that has not been told to start its container, which need not exist yet. Dropped, it
-/// ends: so it does when its starter is killed.
+/// A monitor whose container is not there yet; dropping it ends it.
 #[derive(Debug)]
 pub struct Waiting {
+    dir: PathBuf,
     line: OwnedFd,
-    pid: i32,
+    /// Until it was told to start, from when on it lives as long as its container.
+    monitor: Option<Child>,
 }
 
-/// Runs `monitor_argv` in a session of its own. It executes while its container is being made.
+/// Runs `monitor_argv`, the monitor of the container that will be in `dir`, in a session of its own.
 ///
 /// # Errors
 ///
-/// When no process can be made, or its program cannot be executed.
-pub fn prepare(monitor_argv: &[OsString]) -> Result<Waiting, RunnerError> {
-    let program = Path::new(monitor_argv.first().map_or("".as_ref(), OsString::as_os_str));
-    let (line, theirs) = channel::pair().at("make a line to the monitor", program)?;
+/// When it cannot be executed.
+pub fn prepare(dir: &Path, monitor_argv: &[OsString]) -> Result<Waiting, RunnerError> {
+    let (line, theirs) = channel::pair().at("make a line to the monitor of", dir)?;
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.at("open", "/dev/null")?;
     let fds = [
         (null.as_fd(), 0),
         (null.as_fd(), 1),
+        // There is no log yet.
         (null.as_fd(), 2),
         (theirs.as_fd(), LINE_FD),
     ];
@@ -41,53 +45,91 @@ pub fn prepare(monitor_argv: &[OsString]) -> Result<Waiting, RunnerError> {
         fds: &fds,
         session: true,
     };
-    let pid = match seal::program() {
+    let monitor = match crate::seal::program() {
         Some(sealed) => sys::spawn_program(sealed.path().as_os_str(), &spawn, None),
         None => sys::spawn(&spawn),
     }
-    .at("start the monitor", program)?;
-    let pid = pid.as_raw_nonzero().get();
-    Ok(Waiting { line, pid })
+    .and_then(Child::new)
+    .at("start the monitor of", dir)?;
+    Ok(Waiting {
+        dir: dir.to_owned(),
+        line,
+        monitor: Some(monitor),
+    })
+}
+
+/// Starts the container in `dir`: runs `monitor_argv` in a session of its own and waits until the
+/// container runs or has failed to. Yields the attached stream when one was asked for, and what
+/// could not be honoured.
+///
+/// # Errors
+///
+/// When the container runs already or cannot be started; the exit code is Docker's.
+pub fn start(
+    dir: &Path,
+    monitor_argv: &[OsString],
+    options: &StartOptions,
+) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
+    check_free(dir)?;
+    prepare(dir, monitor_argv)?.go(options)
+}
+
+fn check_free(dir: &Path) -> Result<(), RunnerError> {
+    if state::monitor_alive(dir)? {
+        return Err(RunnerError::Running(crate::container::id_of(dir)));
+    }
+    Ok(())
 }
 
 impl Waiting {
-    /// Lets it start the container in `dir`, the one it was prepared for, and waits until that runs
-    /// or has failed to. Yields the attached stream when one was asked for, and what could not be
-    /// honoured.
+    /// Starts the container, which has been made meanwhile; as [`start`].
     ///
     /// # Errors
     ///
-    /// When the container cannot be started; the exit code is Docker's.
+    /// As [`start`].
     pub fn start(
         self,
-        dir: &Path,
         options: &StartOptions,
     ) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
+        check_free(&self.dir)?;
+        self.go(options)
+    }
+
+    fn go(mut self, options: &StartOptions) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
+        let dir = self.dir.as_path();
         clear_stopped(dir);
-        let attached = if options.attach {
-            let kind = SocketType::STREAM;
-            let pair = socketpair(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None);
-            Some(pair.at("make a stream to", dir)?)
-        } else {
-            None
-        };
         let log = File::options()
             .append(true)
             .create(true)
             .open(dir.join(SERVER_LOG));
         let log = log.at("open the log of", dir)?;
-        {
-            let far = attached.iter().map(|(_, far)| far.as_fd());
-            let rights: Vec<BorrowedFd<'_>> = std::iter::once(log.as_fd()).chain(far).collect();
-            let start = Message::Start(options.clone());
-            channel::send(self.line.as_fd(), &start, &rights)
-                .at("write to the monitor of", dir)?;
-        }
-        peers::hear(self.line.as_fd(), || peers::stopped_in_family(self.pid))?;
+        let (near, far) = if options.attach {
+            use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+            let pair = socketpair(
+                AddressFamily::UNIX,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC,
+                None,
+            );
+            let (near, far) = pair.at("make a stream to", dir)?;
+            (Some(near), Some(far))
+        } else {
+            (None, None)
+        };
+        let rights: Vec<BorrowedFd<'_>> = [log.as_fd()]
+            .into_iter()
+            .chain(far.iter().map(AsFd::as_fd))
+            .collect();
+        let started = Message::Start(options.clone());
+        let told = channel::send(self.line.as_fd(), &started, &rights);
+        told.at("write to the monitor of", dir)?;
+        // Ours would keep the stream open after the monitor's end.
+        drop(far);
+        let monitor = self.monitor.take().map(|child| child.pid);
+        let monitor = monitor.map_or(0, |pid| pid.as_raw_nonzero().get());
+        peers::hear(self.line.as_fd(), || peers::stopped_in_family(monitor))?;
         match channel::receive(&self.line).at("hear from the monitor of", dir)? {
-            Some((Message::Started { warnings }, _)) => {
-                Ok((attached.map(|(near, _)| near), warnings))
-            }
+            Some((Message::Started { warnings }, _)) => Ok((near, warnings)),
             Some((Message::Failed(failure), _)) => Err(RunnerError::Failed(failure)),
             Some(_) | None => {
                 let text = last_line(&dir.join(SERVER_LOG))
@@ -98,18 +140,12 @@ impl Waiting {
     }
 }
 
-/// Starts the container in `dir` with a monitor that is `monitor_argv`; as [`Waiting::start`].
-///
-/// # Errors
-///
-/// When the container runs already or cannot be started; the exit code is Docker's.
-pub fn start(
-    dir: &Path,
-    monitor_argv: &[OsString],
-    options: &StartOptions,
-) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
-    if state::monitor_alive(dir)? {
-        return Err(RunnerError::Running(crate::container::id_of(dir)));
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // It may be stopped, and would not see that the line closes.
+        if let Some(monitor) = self.monitor.take() {
+            monitor.signal(libc::SIGKILL);
+            monitor.reap();
+        }
     }
-    prepare(monitor_argv)?.start(dir, options)
 }

@@ -2,9 +2,9 @@
 
 use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 
 use rrun_runner::attach::{self, AttachOptions, Outcome};
+use rrun_runner::monitor::prepare;
 use rrun_runner::{ContainerConfig, RunnerError, StartOptions, container, names, start};
 
 use super::choice::{self, Which};
@@ -21,7 +21,8 @@ use crate::request;
 pub(crate) fn create(args: CreateArgs, environment: &Environment) -> Result<ExitCode, Failure> {
     let quiet = args.quiet;
     let request = request::create(args, "create")?;
-    let created = create::create(&request, environment, quiet).map_err(Failure::engine)?;
+    let id = names::random_id()?;
+    let created = create::create(&request, environment, quiet, id).map_err(Failure::engine)?;
     report::line(&created.config.id)?;
     Ok(ExitCode::OK)
 }
@@ -38,23 +39,28 @@ pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, 
         ));
     }
     check_terminal(request.tty && request.interactive && attach)?;
-    let created = create::create(&request, environment, quiet).map_err(Failure::engine)?;
+    let id = names::random_id()?;
     if request.dry_run {
+        let created = create::create(&request, environment, quiet, id).map_err(Failure::engine)?;
         return dry_run(&created);
     }
-    let socket =
-        match begin(&created.dir, &created.config, &Parts::of_self()?, attach).map_err(failed) {
-            Ok(socket) => socket,
-            Err(failure) => {
-                if request.remove {
-                    // A container that failed to start has no monitor to remove it.
-                    drop(container::remove(&created.dir, true));
-                    let points = mount_points::of_config(&created.config);
-                    drop(volume::remove_anonymous(environment, &points));
-                }
-                return Err(failure);
+    // It gets ready while the container is made.
+    let dir = environment.containers().join(&id);
+    let waiting = prepare(&dir, &Parts::of_self()?.monitor(&dir)).map_err(failed)?;
+    let created = create::create(&request, environment, quiet, id).map_err(Failure::engine)?;
+    let started = waiting.start(&start_options(&created.config, attach));
+    let socket = match started.map(warned).map_err(failed) {
+        Ok(socket) => socket,
+        Err(failure) => {
+            if request.remove {
+                // A container that failed to start has no monitor to remove it.
+                drop(container::remove(&created.dir, true));
+                let points = mount_points::of_config(&created.config);
+                drop(volume::remove_anonymous(environment, &points));
             }
-        };
+            return Err(failure);
+        }
+    };
     let Some(socket) = socket else {
         report::line(&created.config.id)?;
         return Ok(ExitCode::OK);
@@ -104,27 +110,25 @@ pub(super) fn detach_keys(
     }
 }
 
-fn begin(
-    dir: &Path,
-    config: &ContainerConfig,
-    parts: &Parts,
-    attach: bool,
-) -> Result<Option<OwnedFd>, RunnerError> {
+fn start_options(config: &ContainerConfig, attach: bool) -> StartOptions {
     let (rows, columns) = if config.tty && attach {
         rrun_runner::terminal_size(std::io::stdout()).unwrap_or_default()
     } else {
         (0, 0)
     };
-    let options = StartOptions {
+    StartOptions {
         rows,
         columns,
         attach,
-    };
-    let (socket, warnings) = start(dir, &parts.monitor(dir), &options)?;
+    }
+}
+
+/// Tells what could not be honoured.
+fn warned((socket, warnings): (Option<OwnedFd>, Vec<String>)) -> Option<OwnedFd> {
     for warning in warnings {
         report::warn(&warning);
     }
-    Ok(socket)
+    socket
 }
 
 /// A runner's error with its exit code.
@@ -202,8 +206,9 @@ pub(super) fn start_one(
     let dir = names::resolve(&environment.containers(), name)?;
     let config = ContainerConfig::load(&dir)?;
     container::cleanup(&dir)?;
-    match begin(&dir, &config, &Parts::of_self()?, attach) {
-        Ok(socket) => Ok((socket, config)),
+    let argv = Parts::of_self()?.monitor(&dir);
+    match start(&dir, &argv, &start_options(&config, attach)) {
+        Ok(started) => Ok((warned(started), config)),
         // Docker too finds nothing wrong with starting what runs.
         Err(RunnerError::Running(_)) => {
             let socket = if attach {

@@ -50,15 +50,16 @@ struct Source {
     defaults: Value,
 }
 
-/// Makes the container, fetching its image when that is needed.
+/// Makes the container `id`, fetching its image when that is needed.
 pub(crate) fn create(
     request: &CreateRequest,
     environment: &Environment,
     quiet: bool,
+    id: String,
 ) -> Result<Created, Failure> {
     check_cidfile(request)?;
     let source = source(request, environment, quiet)?;
-    let mut config = compose(request, environment, &source)?;
+    let mut config = compose(request, environment, &source, id)?;
     let containers = environment.containers();
     let dir = containers.join(&config.id);
     // Who shares another's network shares its names too.
@@ -229,10 +230,10 @@ fn compose(
     request: &CreateRequest,
     environment: &Environment,
     source: &Source,
+    id: String,
 ) -> Result<ContainerConfig, Failure> {
     let defaults = &source.defaults;
     let containers = environment.containers();
-    let id = names::random_id()?;
     let name = name(request, &containers)?;
     let parts = Parts::of_self()?;
     let map = id_map(environment);
