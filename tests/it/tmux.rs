@@ -71,13 +71,15 @@ impl<'a> Terminal<'a> {
         self.keys(&["Enter"]);
     }
 
-    /// Waits until a whole line of the screen is `text`.
+    /// Waits until a whole line of the screen is `text`, but for the prompt that a slow shell puts
+    /// before what it finds typed already.
     #[track_caller]
     fn shows(&self, text: &str) {
         let began = Instant::now();
         loop {
             let screen = self.tmux(&["capture-pane", "-p", "-S", "-"]);
-            if screen.lines().any(|line| line.trim_end() == text) {
+            let shown = |line: &str| line.trim_start_matches("# ").trim_end() == text;
+            if screen.lines().any(shown) {
                 return;
             }
             assert!(began.elapsed() < ANSWER_MAX, "no {text:?} in {screen}");
