@@ -353,8 +353,8 @@ fn serve_on(dir: &Path, line: &OwnedFd) -> Result<(), Failure> {
 
 /// Gives back what the start took, once the server goes on. Not to be able to is no error.
 fn settle() {
-    let thread = std::thread::Builder::new().stack_size(64 << 10);
-    drop(thread.spawn(|| {
+    let thread = std::thread::Builder::new().name("rrun-settle".into());
+    drop(thread.stack_size(64 << 10).spawn(|| {
         std::thread::sleep(memory::SETTLED_AFTER);
         memory::give_back();
     }));
