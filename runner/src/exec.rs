@@ -277,7 +277,7 @@ struct Entry<'a> {
 fn enter(entry: &Entry<'_>) -> Result<(), Failure> {
     // Nobody inside may look at this process or reach its program file.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).step("protect the process")?;
-    crate::cgroup::front::join(&entry.state.cgroups).step("enter the control groups")?;
+    crate::cgroup::enter(&entry.state.cgroups).step("enter the control groups")?;
     let procfs = single::open_procfs().step("open /proc")?;
     let mut namespaces = plan::namespaces(entry.config);
     if !entry.config.host.cgroup {

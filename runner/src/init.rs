@@ -30,7 +30,7 @@ pub(crate) struct Line<'a> {
     pub(crate) server: Option<BorrowedFd<'a>>,
     /// Standard streams, when there is no terminal.
     pub(crate) streams: Option<[BorrowedFd<'a>; 3]>,
-    /// The `cgroup.procs` of the container's groups.
+    /// The doors of the container's groups.
     pub(crate) cgroups: &'a [File],
     /// The system call filters.
     pub(crate) filters: &'a crate::filters::Filters,

@@ -74,7 +74,7 @@ const OPTIONS: [(&str, &str); 27] = [
 pub(crate) struct Groups {
     /// Their directories.
     pub(crate) dirs: Vec<PathBuf>,
-    /// Their `cgroup.procs`: who writes 0 enters.
+    /// Their doors: who has one thread and writes 0 enters.
     pub(crate) doors: Vec<File>,
     /// What could not be honoured.
     pub(crate) warnings: Vec<String>,
@@ -173,8 +173,9 @@ fn own_place(layout: &Layout) -> Option<String> {
     Some(format!("/{}", parent.join(PARENT).to_str()?))
 }
 
-/// Whether a container gets groups at its start. Entering one waits for all processors (some 5 ms),
-/// so only limits are worth it; pause makes its group when it is asked for.
+/// Whether a container gets groups at its start. To enter one of version 2 waits for all processors
+/// (some 5 ms), to make and remove those of version 1 takes its time too, so only limits are worth
+/// it; pause makes its group when it is asked for.
 fn wants_groups(config: &ContainerConfig) -> bool {
     config.limits.any() || !config.limits.parent.is_empty()
 }
@@ -322,14 +323,6 @@ pub(crate) fn update(
         gather(dir, &new.dirs)?;
     }
     Ok(trouble.warnings())
-}
-
-/// Puts this process into groups that exist already.
-pub(crate) fn join(dirs: &[PathBuf]) -> std::io::Result<()> {
-    for dir in dirs {
-        std::fs::write(dir.join("cgroup.procs"), "0")?;
-    }
-    Ok(())
 }
 
 /// The groups of a container that were made after its start.

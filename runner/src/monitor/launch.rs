@@ -21,6 +21,9 @@ use crate::{init, sys};
 /// How long the server may take to end after its mount is gone, in milliseconds.
 pub(super) const SERVER_END_MS: u32 = 5000;
 
+/// More than a monitor opens but for very many clients; the kernel's table has places for 256 then.
+const LOCK_FD_MIN: i32 = 200;
+
 /// What init meets when its file-system server is gone: `EPIPE`, `ENOTCONN`, `ECONNABORTED`.
 const SERVER_GONE: [&str; 3] = ["os error 32)", "os error 107)", "os error 103)"];
 
@@ -88,7 +91,15 @@ pub(super) fn launch(
     let lock =
         state::take_lock(dir)?.ok_or_else(|| RunnerError::Running(crate::container::id_of(dir)))?;
     state::sign_lock(&lock).at("sign the lock of", dir)?;
+    let lock = first_to_go(lock);
     begin(dir, &options, attached, (lock, monitor))
+}
+
+/// The same lock under a number above all others: the kernel closes what a killed process had from
+/// the highest number down, and whoever sees the end of one of our sockets looks at the lock next.
+fn first_to_go(lock: File) -> File {
+    // Refused where so many descriptors are not allowed; then it goes later.
+    rustix::io::fcntl_dupfd_cloexec(&lock, LOCK_FD_MIN).map_or(lock, File::from)
 }
 
 /// Starts a container that ended once more, with nobody attached.

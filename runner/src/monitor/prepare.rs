@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::{Child, LINE_FD, SERVER_LOG, StartOptions, clear_stopped, last_line};
 use crate::channel::{self, Message};
 use crate::error::{At, Failure, RunnerError};
+use crate::seal::{self, Sealed};
 use crate::{peers, state, sys};
 
 /// A monitor whose container is not there yet; dropping it ends it.
@@ -20,6 +21,9 @@ use crate::{peers, state, sys};
 pub struct Waiting {
     dir: PathBuf,
     line: OwnedFd,
+    /// What it runs from. To let go of the mount waits for all processors, so it is held until the
+    /// container starts without us.
+    sealed: Option<Sealed>,
     /// Until it was told to start, from when on it lives as long as its container.
     monitor: Option<Child>,
 }
@@ -45,7 +49,8 @@ pub fn prepare(dir: &Path, monitor_argv: &[OsString]) -> Result<Waiting, RunnerE
         fds: &fds,
         session: true,
     };
-    let monitor = match crate::seal::program() {
+    let sealed = seal::program();
+    let monitor = match &sealed {
         Some(sealed) => sys::spawn_program(sealed.path().as_os_str(), &spawn, None),
         None => sys::spawn(&spawn),
     }
@@ -54,6 +59,7 @@ pub fn prepare(dir: &Path, monitor_argv: &[OsString]) -> Result<Waiting, RunnerE
     Ok(Waiting {
         dir: dir.to_owned(),
         line,
+        sealed,
         monitor: Some(monitor),
     })
 }
@@ -125,6 +131,7 @@ impl Waiting {
         told.at("write to the monitor of", dir)?;
         // Ours would keep the stream open after the monitor's end.
         drop(far);
+        drop(self.sealed.take());
         let monitor = self.monitor.take().map(|child| child.pid);
         let monitor = monitor.map_or(0, |pid| pid.as_raw_nonzero().get());
         peers::hear(self.line.as_fd(), || peers::stopped_in_family(monitor))?;

@@ -331,10 +331,12 @@ fn serve_on(dir: &Path, line: &OwnedFd) -> Result<(), Failure> {
     // Before the device comes: whatever is wrong is then told instead of hanging the start.
     let io_uring = super::io_uring::asked_for()?;
     let (union, lease) = ground::served(dir, &config)?;
-    let connection = receive_connection(line)?;
+    let mut connection = receive_connection(line)?;
+    let procfs = connection.proc.take();
+    connection.proc = procfs.as_ref().and_then(|mount| reopen(mount).ok());
     // Modes come from the kernel with the asker's mask applied.
     rustix::process::umask(rustix::fs::Mode::empty());
-    settle();
+    settle(procfs);
     serve(
         &connection,
         &union,
@@ -351,10 +353,20 @@ fn serve_on(dir: &Path, line: &OwnedFd) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Gives back what the start took, once the server goes on. Not to be able to is no error.
-fn settle() {
+/// A second way to a mount. It stays usable when the first, which made the mount, is closed: that
+/// takes the mount apart and waits until all processors have noticed.
+fn reopen(mount: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags, openat};
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(mount, ".", flags, Mode::empty())
+}
+
+/// Gives back what the start took, once the server goes on: first `mount`, which nobody is to wait
+/// for. Not to be able to is no error.
+fn settle(mount: Option<OwnedFd>) {
     let thread = std::thread::Builder::new().name("rrun-settle".into());
     drop(thread.stack_size(64 << 10).spawn(|| {
+        drop(mount);
         std::thread::sleep(memory::SETTLED_AFTER);
         memory::give_back();
     }));
