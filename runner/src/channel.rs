@@ -14,7 +14,7 @@ use crate::error::Failure;
 
 /// Largest message in bytes: they hold one error text or the start options.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Most descriptors in one message; we send at most two.
+/// Most descriptors in one message; we send at most three.
 const FDS_MAX: usize = 4;
 
 /// What goes over the line.
@@ -37,7 +37,8 @@ pub(crate) enum Message {
     Network(Box<crate::net::NetState>, bool),
     /// Something failed.
     Failed(Failure),
-    /// The start options; with a descriptor when a client is attached from the beginning.
+    /// The start options; with the log, the stream of a client that is attached from the beginning,
+    /// and a process of the user namespace, each where there is one.
     Start(crate::monitor::StartOptions),
     /// The mounts of a bundle stand; hooks outside may run.
     Mounted,

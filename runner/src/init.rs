@@ -18,7 +18,7 @@ use crate::config::{Rlimit, Shm};
 use crate::error::{Failure, Step as _};
 use crate::oci::gate::Gate;
 use crate::oci::setup::{self, HostSide};
-use crate::plan::{DeviceNodes, Place, Step};
+use crate::plan::{DeviceNodes, Place, RootSource, Step};
 use crate::{mounts, process, rooted, rootfs, sys};
 
 /// What init inherits from the monitor.
@@ -46,6 +46,8 @@ pub(crate) struct Line<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Made {
     pub(crate) root: Option<OwnedFd>,
+    /// The number of the root's file system, where that was made for the container.
+    root_device: Option<(u32, u32)>,
     proc: Option<OwnedFd>,
     sys: Option<OwnedFd>,
     dev: Option<OwnedFd>,
@@ -87,12 +89,7 @@ pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result
             MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
         )
         .step("make the mounts private"),
-        Step::MountRoot(source, nodes) => {
-            let mount = rootfs::mount(source, *nodes, line)?;
-            made.nodes = *nodes;
-            made.root = Some(mount);
-            Ok(())
-        }
+        Step::MountRoot(source, nodes) => mount_root(source, *nodes, line, made),
         Step::MountProc { bind_host } => {
             let mount = if *bind_host {
                 mounts::copy_path(Path::new("/proc"))
@@ -147,6 +144,22 @@ pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result
             Err(process::execute(spec, &streams, line.filters, line.monitor))
         }
     }
+}
+
+fn mount_root(
+    source: &RootSource,
+    nodes: DeviceNodes,
+    line: &Line<'_>,
+    made: &mut Made,
+) -> Result<(), Failure> {
+    let mount = rootfs::mount(source, nodes, line)?;
+    made.nodes = nodes;
+    made.root_device = match source {
+        RootSource::Dir(_) => None,
+        RootSource::Fuse | RootSource::Overlay(_) => user_mounts::device(&mount).ok(),
+    };
+    made.root = Some(mount);
+    Ok(())
 }
 
 pub(crate) fn root(made: &Made) -> Result<BorrowedFd<'_>, Failure> {

@@ -88,14 +88,28 @@ fn donors(dir: &Path, config: &ContainerConfig) -> Result<Vec<Donor>, RunnerErro
     Ok(list)
 }
 
-/// Forks the first process of the container in `dir`, with new namespaces as `flags` say and in
-/// those of the containers whose namespaces it shares.
+/// Forks the first process of the container in `dir`, with new namespaces as `flags` say, in those
+/// of the containers whose namespaces it shares and in the user namespace of the process `space`.
 ///
 /// # Errors
 ///
 /// When another container does not run, or the namespaces are not allowed.
-pub(crate) fn fork(dir: &Path, config: &ContainerConfig, flags: u64) -> Result<Fork, RunnerError> {
-    let donors = donors(dir, config)?;
+pub(crate) fn fork(
+    dir: &Path,
+    config: &ContainerConfig,
+    flags: u64,
+    space: Option<BorrowedFd<'_>>,
+) -> Result<Fork, RunnerError> {
+    let mut donors = donors(dir, config)?;
+    if let Some(process) = space {
+        let process = process.try_clone_to_owned();
+        donors.push(Donor {
+            pid: 0,
+            process: process.at("enter the user namespace of", dir)?,
+            bits: sys::CLONE_NEWUSER,
+        });
+    }
+    let flags = flags & !donors.iter().fold(0, |bits, donor| bits | donor.bits);
     if donors.is_empty() {
         return sys::fork(flags).at("make the namespaces of", dir);
     }

@@ -64,7 +64,7 @@ fn run_in(map: &IdMap, object: &Path, work: impl FnOnce() -> i32) -> Result<i32,
         sys::Fork::Parent(pid) => Child::new(pid).at("watch", object)?,
     };
     drop(theirs);
-    let written = write_id_map(&config, &HostFacts::detect(), child.pid, ours.as_fd());
+    let written = write_id_map(&config, &HostFacts::detect(), (child.pid, ours.as_fd()));
     if let Err(error) = written {
         child.signal(libc::SIGKILL);
         child.reap();

@@ -218,3 +218,56 @@ fn a_run_tells_of_a_monitor_that_was_stopped_before_there_was_a_container() {
         assert_eq!(home.rrun(&["ps", "-aq"]).ok(), "", "{who}");
     });
 }
+
+/// Runs a container of a user with a range, whose `newuidmap` is a script; how it ended.
+fn run_mapped_by(script: &str) -> Option<(Home, std::process::Output)> {
+    use std::os::unix::fs::PermissionsExt;
+    let home = can_run()
+        .and_then(|()| User::with_range())
+        .and_then(home_with_busybox);
+    let home = match home {
+        Ok(home) => home,
+        Err(why) => {
+            skip(&why);
+            return None;
+        }
+    };
+    let program = home.path("newuidmap");
+    fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let dir = program.parent().unwrap().display();
+    let path = format!("{dir}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut command = home.command();
+    let words = ["run", "--rm", "--network", "none", "bb:1", "true"];
+    let output = command.env("PATH", path).args(words).output().unwrap();
+    Some((home, output))
+}
+
+#[test]
+fn ids_that_cannot_be_mapped_are_told_and_leave_nothing() {
+    let Some((home, output)) = run_mapped_by("exit 3") else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.contains("newuidmap ended with 3"), "{said}");
+    assert_eq!(home.rrun(&["ps", "-aq"]).ok(), "");
+}
+
+#[test]
+fn a_program_that_maps_ids_and_is_stopped_is_named_and_does_not_stay() {
+    let Some((home, output)) = run_mapped_by("echo $$ > \"$HOME/stopped\"; kill -STOP $$") else {
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let stopped = fs::read_to_string(home.path("stopped")).unwrap();
+    let stopped: u32 = stopped.trim().parse().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    let hint = format!("kill -CONT {stopped}");
+    assert!(
+        said.contains("is stopped") && said.contains(&hint),
+        "{said}"
+    );
+    assert!(is_gone(stopped));
+    assert_eq!(home.rrun(&["ps", "-aq"]).ok(), "");
+}

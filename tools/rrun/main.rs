@@ -17,6 +17,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::args::LowArgs;
+use crate::call::Early;
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 
@@ -71,6 +72,7 @@ fn command_line(argv: &[std::ffi::OsString]) -> Result<ExitCode, Failure> {
     if let Some(failure) = args::mistaken(&words) {
         return Err(failure);
     }
+    let early = begin_early(&words);
     let low = match parse(argv)? {
         Ok(low) => low,
         Err(error)
@@ -95,6 +97,25 @@ fn command_line(argv: &[std::ffi::OsString]) -> Result<ExitCode, Failure> {
         report::text_out(args::TOP_HELP)?;
         return Ok(ExitCode::OK);
     };
-    let environment = Environment::read(low.data_root, low.config)?;
-    call::dispatch(command.call(), &environment)
+    let (environment, early) = match (low.data_root, low.config, early) {
+        (None, None, Some((environment, early))) => (environment, Some(early)),
+        (data_root, config, _) => (Environment::read(data_root, config)?, None),
+    };
+    call::dispatch(command.call(), &environment, early)
+}
+
+/// Begins what `run` needs first, before its words are understood, which takes as long. What fails
+/// here fails again later, where it is told.
+fn begin_early(words: &[String]) -> Option<(Environment, Early)> {
+    let mut words = words.iter().map(String::as_str);
+    let is_run = match words.next() {
+        Some("container") => words.next() == Some("run"),
+        first => first == Some("run"),
+    };
+    if !is_run {
+        return None;
+    }
+    let environment = Environment::read(None, None).ok()?;
+    let early = Early::begin(&environment).ok()?;
+    Some((environment, early))
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, fstat, major, minor};
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, fstat, major, minor, statx};
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use super::{Made, root};
@@ -87,7 +87,7 @@ pub(super) fn mount(mount: &Mount, made: &mut Made) -> Result<(), Failure> {
             }
             let root = root(made)?;
             let point = rooted::make_dirs(root, &mount.target).step(&what)?;
-            check_mount_point(&point).step(&what)?;
+            check_mount_point(&point, made).step(&what)?;
             mounts::attach(fresh.as_fd(), point.as_fd()).step(&what)
         }
     }
@@ -106,7 +106,7 @@ fn attach(mount: &Mount, copy: &OwnedFd, made: &Made) -> io::Result<()> {
     } else {
         rooted::make_file(root, &mount.target)
     }?;
-    check_mount_point(&point)?;
+    check_mount_point(&point, made)?;
     mounts::attach(copy.as_fd(), point.as_fd())
 }
 
@@ -120,8 +120,19 @@ fn is_usual(file: &OwnedFd) -> io::Result<bool> {
     Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && usual)
 }
 
+/// The number of the file system that something is on; its server is not asked, as `statfs(2)` and
+/// `fstat(2)` would.
+pub(super) fn device(file: &OwnedFd) -> io::Result<(u32, u32)> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(file, "", flags, StatxFlags::empty())?;
+    Ok((stat.stx_dev_major, stat.stx_dev_minor))
+}
+
 /// A mount on a path of procfs would fake what processes are told of themselves.
-fn check_mount_point(point: &OwnedFd) -> io::Result<()> {
+fn check_mount_point(point: &OwnedFd, made: &Made) -> io::Result<()> {
+    if made.root_device == Some(device(point)?) {
+        return Ok(());
+    }
     if sys::filesystem_magic(point.as_fd())? == PROC_SUPER_MAGIC {
         return Err(io::Error::other("the target is inside /proc"));
     }

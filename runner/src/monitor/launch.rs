@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use super::id_space::{self, Mapped};
 use super::server::{self, Server};
 use super::{Child, MonitorOptions, SERVER_LOG, StartOptions, wait_readable};
 use crate::channel::{self, Message};
-use crate::config::{ContainerConfig, IdMap, Network};
+use crate::config::{ContainerConfig, Network};
 use crate::error::{At, Failure, RunnerError};
 use crate::filters::Filters;
 use crate::log::LogWriter;
 use crate::plan::{HostFacts, Plan, ProcessSpec};
 use crate::state::{self, State, Status};
-use crate::subid::{IdRange, map_lines};
 use crate::{init, sys};
 
 /// How long the server may take to end after its mount is gone, in milliseconds.
@@ -62,8 +62,15 @@ struct Pipes {
     far: [OwnedFd; 3],
 }
 
-/// What a start is told: the options, and the attached client's stream where there is one.
-pub(super) type Start = (StartOptions, Option<OwnedFd>);
+/// What a start is told.
+#[derive(Debug)]
+pub(super) struct Start {
+    options: StartOptions,
+    /// The attached client's stream, where there is one.
+    attached: Option<OwnedFd>,
+    /// A process in the user namespace, where whoever starts the container made it.
+    space: Option<OwnedFd>,
+}
 
 /// Waits until the container is there to be started; `None` when it is not to be. From then on
 /// standard error is the container's log.
@@ -74,7 +81,13 @@ pub(super) fn await_start(dir: &Path, line: &OwnedFd) -> Result<Option<Start>, R
             if let Some(log) = fds.next() {
                 sys::dup_onto(log.as_fd(), 2).at("write to the log of", dir)?;
             }
-            Ok(Some((options, fds.next())))
+            let attached = options.attach.then(|| fds.next()).flatten();
+            let space = fds.next();
+            Ok(Some(Start {
+                options,
+                attached,
+                space,
+            }))
         }
         Some(_) => Err(RunnerError::Failed(Failure::setup(
             "no start options were sent",
@@ -83,16 +96,21 @@ pub(super) fn await_start(dir: &Path, line: &OwnedFd) -> Result<Option<Start>, R
     }
 }
 
+/// Starts the container; on `line` whoever asked for it says what else there is to say.
 pub(super) fn launch(
     dir: &Path,
-    (options, attached): Start,
+    start: Start,
+    line: BorrowedFd<'_>,
     monitor: &MonitorOptions,
 ) -> Result<Running, RunnerError> {
     let lock =
         state::take_lock(dir)?.ok_or_else(|| RunnerError::Running(crate::container::id_of(dir)))?;
     state::sign_lock(&lock).at("sign the lock of", dir)?;
     let lock = first_to_go(lock);
-    begin(dir, &options, attached, (lock, monitor))
+    let process = start.space.as_ref().map(AsFd::as_fd);
+    let mapped = process.map(|process| Mapped { process, line });
+    let options = (&start.options, mapped);
+    begin(dir, options, start.attached, (lock, monitor))
 }
 
 /// The same lock under a number above all others: the kernel closes what a killed process had from
@@ -108,7 +126,8 @@ pub(super) fn again(ended: Running, monitor: &MonitorOptions) -> Result<Running,
         dir, state, lock, ..
     } = ended;
     let count = state.restart_count;
-    match begin(&dir, &StartOptions::default(), None, (lock, monitor)) {
+    let options = (&StartOptions::default(), None);
+    match begin(&dir, options, None, (lock, monitor)) {
         Ok(mut running) => {
             running.state.restart_count = count;
             state::write(&dir, &running.state)?;
@@ -129,7 +148,7 @@ pub(super) fn again(ended: Running, monitor: &MonitorOptions) -> Result<Running,
 
 fn begin(
     dir: &Path,
-    options: &StartOptions,
+    options: (&StartOptions, Option<Mapped<'_>>),
     attached: Option<OwnedFd>,
     (lock, monitor): (File, &MonitorOptions),
 ) -> Result<Running, RunnerError> {
@@ -245,7 +264,7 @@ struct Started {
 fn start_processes(
     dir: &Path,
     config: &ContainerConfig,
-    options: &StartOptions,
+    (options, mapped): (&StartOptions, Option<Mapped<'_>>),
     server: Option<Server>,
 ) -> Result<Started, RunnerError> {
     let host = HostFacts::detect();
@@ -260,7 +279,8 @@ fn start_processes(
     let (ours, theirs) = channel::pair().at("make a line to the first process of", dir)?;
     let shm = crate::join::shared_memory(dir, config)?;
     let groups = crate::cgroup::front::make(config)?;
-    let forked = crate::join::fork(dir, config, plan.namespaces)?;
+    let space = mapped.map(|mapped| mapped.process);
+    let forked = crate::join::fork(dir, config, plan.namespaces, space)?;
     let pid = match forked {
         sys::Fork::Child => {
             drop(ours);
@@ -292,7 +312,7 @@ fn start_processes(
         doors,
     } = groups;
     drop(doors);
-    let outcome = accompany(dir, config, options, &host, (&init, ours.as_fd()));
+    let outcome = accompany(dir, config, options, (&host, mapped), (&init, ours.as_fd()));
     let ((terminal, supervisor), (net, network)) = match outcome {
         Ok(parts) => parts,
         Err(error) => {
@@ -374,10 +394,13 @@ fn accompany(
     dir: &Path,
     config: &ContainerConfig,
     options: &StartOptions,
-    host: &HostFacts,
+    (host, mapped): (&HostFacts, Option<Mapped<'_>>),
     (init, line): (&Child, BorrowedFd<'_>),
 ) -> Result<(Parts, Net), RunnerError> {
-    write_id_map(config, host, init.pid, line)?;
+    match mapped {
+        Some(mapped) => id_space::await_id_map(config, mapped, line),
+        None => id_space::write_id_map(config, host, (init.pid, line)),
+    }?;
     let net = connect(dir, config, init, line)?;
     match await_exec(config, options, init, line) {
         Ok(parts) => Ok((parts, net)),
@@ -464,79 +487,4 @@ pub(crate) fn start_supervisor(
     })
     .at("start the id supervisor of", &config.id)?;
     Child::new(pid).at("watch the id supervisor of", &config.id)
-}
-
-/// Says which ids the new process's user namespace has, and tells it so.
-pub(crate) fn write_id_map(
-    config: &ContainerConfig,
-    host: &HostFacts,
-    pid: rustix::process::Pid,
-    line: BorrowedFd<'_>,
-) -> Result<(), RunnerError> {
-    let pid = pid.as_raw_nonzero().get();
-    match &config.id_map {
-        IdMap::Root => return Ok(()),
-        // The user namespace is the other container's, and has its map.
-        _ if crate::join::joined(config) & sys::CLONE_NEWUSER != 0 => {}
-        IdMap::Range { uids, gids } => write_ranges(host, pid, uids, gids)?,
-        IdMap::Squash | IdMap::Single { .. } => {
-            let (uid, gid) = config.id_map.only().unwrap_or_default();
-            for (file, text) in [
-                ("setgroups", "deny".to_owned()),
-                ("uid_map", format!("{uid} {} 1\n", host.euid)),
-                ("gid_map", format!("{gid} {} 1\n", host.egid)),
-            ] {
-                let path = format!("/proc/{pid}/{file}");
-                std::fs::write(&path, text).at("write", path)?;
-            }
-        }
-    }
-    channel::send(line, &Message::IdMapWritten, &[]).at("start the first process of", &config.id)
-}
-
-fn write_ranges(
-    host: &HostFacts,
-    pid: i32,
-    uids: &[IdRange],
-    gids: &[IdRange],
-) -> Result<(), RunnerError> {
-    if host.euid == 0 {
-        for (file, own, ranges) in [("uid_map", host.euid, uids), ("gid_map", host.egid, gids)] {
-            let lines = map_lines(own, ranges);
-            let text: String = lines
-                .iter()
-                .map(|[a, b, c]| format!("{a} {b} {c}\n"))
-                .collect();
-            let path = format!("/proc/{pid}/{file}");
-            std::fs::write(&path, text).at("write", path)?;
-        }
-        return Ok(());
-    }
-    let helper = |program: &str, own: u32, ranges: &[IdRange]| {
-        let mut argv = vec![program.to_owned(), pid.to_string()];
-        argv.extend(map_lines(own, ranges).iter().flatten().map(u32::to_string));
-        let argv: Vec<std::ffi::OsString> = argv.into_iter().map(Into::into).collect();
-        sys::spawn(&sys::Spawn {
-            argv: &argv,
-            fds: &[],
-            session: false,
-        })
-        .and_then(Child::new)
-        .at("run", program)
-    };
-    // Both at once: each costs a process start.
-    let children = [
-        ("newuidmap", helper("newuidmap", host.euid, uids)?),
-        ("newgidmap", helper("newgidmap", host.egid, gids)?),
-    ];
-    for (program, child) in children {
-        let code = child.reap();
-        if code != 0 {
-            let text = format!(
-                "{program} ended with {code}: are the ranges in /etc/subuid and /etc/subgid ours?"
-            );
-            return Err(RunnerError::Failed(Failure::setup(text)));
-        }
-    }
-    Ok(())
 }

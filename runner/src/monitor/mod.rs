@@ -1,6 +1,7 @@
 //! The process that lives as long as its container: starts it, carries its streams, ends it.
 
 mod health;
+mod id_space;
 mod launch;
 mod orphans;
 mod prepare;
@@ -8,7 +9,8 @@ mod restart;
 mod serve;
 mod server;
 
-pub(crate) use launch::{start_supervisor, write_id_map};
+pub(crate) use id_space::write_id_map;
+pub(crate) use launch::start_supervisor;
 pub use prepare::{Waiting, prepare, start};
 pub(crate) use restart::{clear_stopped, mark_stopped, stopped_by_hand};
 pub use server::ServerBody;
@@ -158,7 +160,7 @@ pub fn run(dir: &Path, options: &MonitorOptions) -> Result<(), RunnerError> {
     let Some(start) = launch::await_start(dir, &line)? else {
         return Ok(());
     };
-    match launch::launch(dir, start, options) {
+    match launch::launch(dir, start, line.as_fd(), options) {
         Ok(mut container) => {
             let warnings = std::mem::take(&mut container.warnings);
             // The starter may be gone already; the container runs on.
@@ -167,21 +169,26 @@ pub fn run(dir: &Path, options: &MonitorOptions) -> Result<(), RunnerError> {
             live(container, options)
         }
         Err(error) => {
-            let failure = match &error {
-                RunnerError::Failed(failure) => failure.clone(),
-                RunnerError::Io { .. }
-                | RunnerError::Malformed { .. }
-                | RunnerError::NoSuchContainer(_)
-                | RunnerError::Ambiguous(_)
-                | RunnerError::NameInUse { .. }
-                | RunnerError::BadName(_)
-                | RunnerError::NotRunning(_)
-                | RunnerError::Running(_)
-                | RunnerError::Unsupported(_) => Failure::setup(error.to_string()),
-            };
+            let failure = failure_of(&error);
             let _gone = channel::send(line.as_fd(), &Message::Failed(failure), &[]);
             Err(error)
         }
+    }
+}
+
+/// An error as what to tell the process at the other end of a line.
+fn failure_of(error: &RunnerError) -> Failure {
+    match error {
+        RunnerError::Failed(failure) => failure.clone(),
+        RunnerError::Io { .. }
+        | RunnerError::Malformed { .. }
+        | RunnerError::NoSuchContainer(_)
+        | RunnerError::Ambiguous(_)
+        | RunnerError::NameInUse { .. }
+        | RunnerError::BadName(_)
+        | RunnerError::NotRunning(_)
+        | RunnerError::Running(_)
+        | RunnerError::Unsupported(_) => Failure::setup(error.to_string()),
     }
 }
 

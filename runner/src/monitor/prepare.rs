@@ -10,8 +10,10 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::{Child, LINE_FD, SERVER_LOG, StartOptions, clear_stopped, last_line};
+use super::id_space::IdSpace;
+use super::{Child, LINE_FD, SERVER_LOG, StartOptions, clear_stopped, failure_of, last_line};
 use crate::channel::{self, Message};
+use crate::config::ContainerConfig;
 use crate::error::{At, Failure, RunnerError};
 use crate::seal::{self, Sealed};
 use crate::{peers, state, sys};
@@ -77,7 +79,8 @@ pub fn start(
     options: &StartOptions,
 ) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
     check_free(dir)?;
-    prepare(dir, monitor_argv)?.go(options)
+    let waiting = prepare(dir, monitor_argv)?;
+    waiting.go(&ContainerConfig::load(dir)?, options)
 }
 
 fn check_free(dir: &Path) -> Result<(), RunnerError> {
@@ -88,20 +91,26 @@ fn check_free(dir: &Path) -> Result<(), RunnerError> {
 }
 
 impl Waiting {
-    /// Starts the container, which has been made meanwhile; as [`start`].
+    /// Starts the container, which has been made meanwhile and is what `config` says; as [`start`].
     ///
     /// # Errors
     ///
     /// As [`start`].
     pub fn start(
         self,
+        config: &ContainerConfig,
         options: &StartOptions,
     ) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
         check_free(&self.dir)?;
-        self.go(options)
+        self.go(config, options)
     }
 
-    fn go(mut self, options: &StartOptions) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
+    fn go(
+        mut self,
+        config: &ContainerConfig,
+        options: &StartOptions,
+    ) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
+        let mut space = IdSpace::begin(config)?;
         let dir = self.dir.as_path();
         clear_stopped(dir);
         let log = File::options()
@@ -125,6 +134,7 @@ impl Waiting {
         let rights: Vec<BorrowedFd<'_>> = [log.as_fd()]
             .into_iter()
             .chain(far.iter().map(AsFd::as_fd))
+            .chain(space.iter().map(IdSpace::process))
             .collect();
         let started = Message::Start(options.clone());
         let told = channel::send(self.line.as_fd(), &started, &rights);
@@ -132,6 +142,14 @@ impl Waiting {
         // Ours would keep the stream open after the monitor's end.
         drop(far);
         drop(self.sealed.take());
+        if let Some(space) = &mut space {
+            let said = match space.finish() {
+                Ok(()) => Message::IdMapWritten,
+                Err(error) => Message::Failed(failure_of(&error)),
+            };
+            // A monitor that is gone is heard of next.
+            let _gone = channel::send(self.line.as_fd(), &said, &[]);
+        }
         let monitor = self.monitor.take().map(|child| child.pid);
         let monitor = monitor.map_or(0, |pid| pid.as_raw_nonzero().get());
         peers::hear(self.line.as_fd(), || peers::stopped_in_family(monitor))?;

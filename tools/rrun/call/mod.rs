@@ -41,14 +41,19 @@ use crate::failure::{ExitCode, Failure};
 
 pub(crate) use hidden::{run as hidden, seal};
 pub(crate) use oci::run as oci;
+pub(crate) use run::Early;
 
 /// The version of this program.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Does what was asked.
-pub(crate) fn dispatch(call: Call, environment: &Environment) -> Result<ExitCode, Failure> {
+/// Does what was asked; `early` is what was begun before that was known.
+pub(crate) fn dispatch(
+    call: Call,
+    environment: &Environment,
+    early: Option<Early>,
+) -> Result<ExitCode, Failure> {
     match call {
-        Call::Run(args) => run::run(*args, environment),
+        Call::Run(args) => run::run(*args, environment, early),
         Call::Create(args) => run::create(*args, environment),
         Call::Start(args) => run::start_all(&args, environment),
         Call::Attach(args) => run::attach(&args, environment),

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::os::fd::OwnedFd;
 
 use rrun_runner::attach::{self, AttachOptions, Outcome};
-use rrun_runner::monitor::prepare;
+use rrun_runner::monitor::{Waiting, prepare};
 use rrun_runner::{ContainerConfig, RunnerError, StartOptions, container, names, start};
 
 use super::choice::{self, Which};
@@ -27,8 +27,34 @@ pub(crate) fn create(args: CreateArgs, environment: &Environment) -> Result<Exit
     Ok(ExitCode::OK)
 }
 
+/// What `run` has begun before its words are understood: a container's id, and its monitor, which
+/// gets ready meanwhile. Dropping it undoes it.
+#[derive(Debug)]
+pub(crate) struct Early {
+    id: String,
+    waiting: Waiting,
+}
+
+impl Early {
+    /// Begins a container.
+    ///
+    /// # Errors
+    ///
+    /// When the monitor cannot be executed.
+    pub(crate) fn begin(environment: &Environment) -> Result<Self, Failure> {
+        let id = names::random_id()?;
+        let dir = environment.containers().join(&id);
+        let waiting = prepare(&dir, &Parts::of_self()?.monitor(&dir)).map_err(failed)?;
+        Ok(Self { id, waiting })
+    }
+}
+
 /// `rrun run`.
-pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, Failure> {
+pub(crate) fn run(
+    args: RunArgs,
+    environment: &Environment,
+    early: Option<Early>,
+) -> Result<ExitCode, Failure> {
     let keys = detach_keys(args.detach_keys.as_deref(), environment)?;
     let quiet = args.create.quiet;
     let request = request::create(args.create, "run")?;
@@ -39,16 +65,15 @@ pub(crate) fn run(args: RunArgs, environment: &Environment) -> Result<ExitCode, 
         ));
     }
     check_terminal(request.tty && request.interactive && attach)?;
-    let id = names::random_id()?;
+    let Early { id, waiting } = match early {
+        Some(early) => early,
+        None => Early::begin(environment)?,
+    };
+    let created = create::create(&request, environment, quiet, id).map_err(Failure::engine)?;
     if request.dry_run {
-        let created = create::create(&request, environment, quiet, id).map_err(Failure::engine)?;
         return dry_run(&created);
     }
-    // It gets ready while the container is made.
-    let dir = environment.containers().join(&id);
-    let waiting = prepare(&dir, &Parts::of_self()?.monitor(&dir)).map_err(failed)?;
-    let created = create::create(&request, environment, quiet, id).map_err(Failure::engine)?;
-    let started = waiting.start(&start_options(&created.config, attach));
+    let started = waiting.start(&created.config, &start_options(&created.config, attach));
     let socket = match started.map(warned).map_err(failed) {
         Ok(socket) => socket,
         Err(failure) => {
