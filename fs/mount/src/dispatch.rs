@@ -48,6 +48,13 @@ pub(crate) struct Context<'a> {
     pub(crate) passthrough: &'a Passthrough,
 }
 
+impl Context<'_> {
+    /// Whether a file's attributes change without our doing.
+    fn is_fleeting(&self, ino: Ino) -> bool {
+        self.session.passthrough && self.passthrough.changes_by_itself(ino)
+    }
+}
+
 pub(crate) fn dispatch(
     context: Context<'_>,
     request: &Request<'_>,
@@ -158,7 +165,9 @@ impl Call<'_, '_> {
     }
 
     fn give(&mut self, entry: Result<Entry, Errno>) -> Result<(), Errno> {
-        self.reply.entry_out(&entry?);
+        let entry = entry?;
+        let fleeting = self.context.is_fleeting(entry.ino);
+        self.reply.entry_out(&entry, fleeting);
         Ok(())
     }
 
@@ -184,19 +193,17 @@ impl Call<'_, '_> {
         }
     }
 
-    fn is_fleeting(&self) -> bool {
-        self.context.session.passthrough && self.context.passthrough.changes_by_itself(self.ino)
-    }
-
     fn getattr(&mut self) -> Result<(), Errno> {
         let attr = self.union.getattr(self.ino)?;
-        self.reply.attr_out(&attr, self.is_fleeting());
+        let fleeting = self.context.is_fleeting(self.ino);
+        self.reply.attr_out(&attr, fleeting);
         Ok(())
     }
 
     fn statx(&mut self) -> Result<(), Errno> {
         let attr = self.union.getattr(self.ino)?;
-        self.reply.statx_out(&attr);
+        let fleeting = self.context.is_fleeting(self.ino);
+        self.reply.statx_out(&attr, fleeting);
         Ok(())
     }
 
@@ -239,7 +246,8 @@ impl Call<'_, '_> {
             effect: self.effect(has(11) && !by_root),
         };
         let attr = self.union.setattr(self.ino, &set)?;
-        self.reply.attr_out(&attr, self.is_fleeting());
+        let fleeting = self.context.is_fleeting(self.ino);
+        self.reply.attr_out(&attr, fleeting);
         Ok(())
     }
 
@@ -322,6 +330,8 @@ impl Call<'_, '_> {
     /// `struct fuse_open_in`.
     fn open(&mut self) -> Result<(), Errno> {
         const ACCESS_MODE: u32 = 3;
+        /// `O_RDWR`.
+        const READ_WRITE: u32 = 2;
         /// `O_APPEND`.
         const APPEND: u32 = 0o2000;
         /// `O_NOATIME`.
@@ -356,7 +366,17 @@ impl Call<'_, '_> {
             .passthrough
             .then(|| passthrough.open(device, self.union, self.ino));
         match backing.flatten() {
-            Some(backing) => self.reply.open_out_passthrough(backing),
+            Some(backing) => {
+                // Who may read and write may do so by a mapping, which not even the kernel's FUSE
+                // sees: what it knew before would stay.
+                if flags & ACCESS_MODE == READ_WRITE
+                    && let Err(error) = crate::seek::attributes_changed(device, self.ino)
+                {
+                    passthrough.release(device, self.ino)?;
+                    return Err(error);
+                }
+                self.reply.open_out_passthrough(backing);
+            }
             None => self.reply.open_out(KEEP_CACHE),
         }
         Ok(())
@@ -480,9 +500,11 @@ impl Call<'_, '_> {
         self.body.skip(8)?;
         let cookie = self.body.u64()?;
         let limit = usize::try_from(self.body.u32()?).map_err(|_| Errno::EINVAL)?;
-        let reply = &mut *self.reply;
+        let (reply, context) = (&mut *self.reply, self.context);
         self.union.readdir(self.ino, cookie, plus, &mut |listed| {
-            reply.dirent(listed, plus, limit)
+            let entry = listed.entry.as_ref();
+            let fleeting = entry.is_some_and(|entry| context.is_fleeting(entry.ino));
+            reply.dirent(listed, plus.then_some(fleeting), limit)
         })
     }
 

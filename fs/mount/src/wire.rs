@@ -243,17 +243,17 @@ impl Reply {
 
     /// `struct fuse_attr_out`; `fleeting` attributes are asked for each time.
     pub(crate) fn attr_out(&mut self, attr: &Attr, fleeting: bool) {
-        self.u64(if fleeting { 0 } else { lifetime_secs(attr) });
+        self.u64(lifetime_secs(attr, fleeting));
         self.u64(0);
         self.attr(attr);
     }
 
-    /// `struct fuse_entry_out`.
-    pub(crate) fn entry_out(&mut self, entry: &Entry) {
+    /// `struct fuse_entry_out`; `fleeting` as in [`attr_out`](Self::attr_out).
+    pub(crate) fn entry_out(&mut self, entry: &Entry, fleeting: bool) {
         self.u64(entry.ino.0);
         self.u64(0);
         self.u64(FOREVER_SECS);
-        self.u64(lifetime_secs(&entry.attr));
+        self.u64(lifetime_secs(&entry.attr, fleeting));
         self.u64(0);
         self.attr(&entry.attr);
     }
@@ -282,11 +282,11 @@ impl Reply {
         self.raw(&backing.to_ne_bytes());
     }
 
-    /// `struct fuse_statx_out`.
-    pub(crate) fn statx_out(&mut self, attr: &Attr) {
+    /// `struct fuse_statx_out`; `fleeting` as in [`attr_out`](Self::attr_out).
+    pub(crate) fn statx_out(&mut self, attr: &Attr, fleeting: bool) {
         /// `STATX_BASIC_STATS | STATX_BTIME`.
         const MASK: u32 = 0xfff;
-        self.u64(lifetime_secs(attr));
+        self.u64(lifetime_secs(attr, fleeting));
         self.zeros(24);
         self.u32(MASK);
         self.u32(BLOCK_SIZE);
@@ -311,17 +311,18 @@ impl Reply {
         self.zeros(8 + 14 * 8);
     }
 
-    /// Adds a directory entry if it fits in `limit` bytes of body; false when it does not.
-    pub(crate) fn dirent(&mut self, listed: &Listed<'_>, plus: bool, limit: usize) -> bool {
+    /// Adds a directory entry if it fits in `limit` bytes of body; false when it does not. `plus`
+    /// adds attributes, and says whether they are fleeting.
+    pub(crate) fn dirent(&mut self, listed: &Listed<'_>, plus: Option<bool>, limit: usize) -> bool {
         const ENTRY_OUT: usize = 128;
         const DIRENT: usize = 24;
         let padded = (DIRENT + listed.name.len()).next_multiple_of(8);
-        if self.len() + padded + if plus { ENTRY_OUT } else { 0 } > limit {
+        if self.len() + padded + plus.map_or(0, |_| ENTRY_OUT) > limit {
             return false;
         }
-        if plus {
+        if let Some(fleeting) = plus {
             match &listed.entry {
-                Some(entry) => self.entry_out(entry),
+                Some(entry) => self.entry_out(entry, fleeting),
                 // `.` and `..` carry none
                 None => self.zeros(ENTRY_OUT),
             }
@@ -340,10 +341,11 @@ impl Reply {
 ///
 /// Always: whatever changes them comes by us. But a direct write or `copy_file_range` by one
 /// without `CAP_FSETID` takes setuid and setgid away, and the kernel, which told us to, does not
-/// expect the mode to change: the few files that have these bits are asked for each time.
-fn lifetime_secs(attr: &Attr) -> u64 {
+/// expect the mode to change: the few files that have these bits are asked for each time. So are
+/// `fleeting` ones.
+fn lifetime_secs(attr: &Attr, fleeting: bool) -> u64 {
     const SET_ID: u32 = 0o6000;
-    if attr.kind == FileType::Regular && attr.perm & SET_ID != 0 {
+    if fleeting || attr.kind == FileType::Regular && attr.perm & SET_ID != 0 {
         0
     } else {
         FOREVER_SECS

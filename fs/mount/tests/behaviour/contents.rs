@@ -37,6 +37,11 @@ pub(crate) const CASES: &[Case] = &[
         kernel: Some("old"),
         ..case("shared mapping follows copy-up", mapping, "new")
     },
+    case(
+        "writing to a mapping is a modification (xfstests generic/080)",
+        mapping_times,
+        "new, with another name new",
+    ),
     case("appending to a lower file", append, "105 hello"),
     case("truncating a lower file by open", open_truncate, "0 then 3"),
     Case {
@@ -117,12 +122,13 @@ fn replaced(m: &Path) -> String {
     format!("nlink {nlink}, {} bytes; now {now}", data.len())
 }
 
-/// Runs [`map_and_write`] in another process: a page fault that waits for a server in its own
+/// Does one of [`MAPPINGS`] in another process: a page fault that waits for a server in its own
 /// process can wait for ever, since the server may need the same address space's lock.
-fn mapping(m: &Path) -> String {
+fn in_another_process(m: &Path, which: &str) -> String {
     let out = Command::new(std::env::current_exe().unwrap())
         .arg("--nocapture")
         .env(MAPPING, m)
+        .env(MAPPING_WHICH, which)
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -130,11 +136,30 @@ fn mapping(m: &Path) -> String {
     word.unwrap_or("nothing").to_owned()
 }
 
-/// Set to the mount point in the process that does only the mapping case.
+fn mapping(m: &Path) -> String {
+    in_another_process(m, "copy-up")
+}
+
+fn mapping_times(m: &Path) -> String {
+    in_another_process(m, "times")
+}
+
+/// Set to the mount point in the process that does only a mapping case.
 pub(crate) const MAPPING: &str = "RRUN_BEHAVIOUR_MAPPING";
+/// Set to which one.
+const MAPPING_WHICH: &str = "RRUN_BEHAVIOUR_MAPPING_WHICH";
+
+/// What that process does.
+pub(crate) fn map(m: &Path) -> String {
+    match std::env::var(MAPPING_WHICH).as_deref() {
+        Ok("copy-up") => map_and_write(m),
+        Ok("times") => map_and_look(m),
+        other => format!("no case {other:?}"),
+    }
+}
 
 #[expect(unsafe_code, reason = "a mapping has no safe interface")]
-pub(crate) fn map_and_write(m: &Path) -> String {
+fn map_and_write(m: &Path) -> String {
     use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
     let reader = File::open(m.join("big")).unwrap();
     let (prot, flags) = (ProtFlags::READ, MapFlags::SHARED);
@@ -150,6 +175,39 @@ pub(crate) fn map_and_write(m: &Path) -> String {
     // SAFETY: the mapping made above, used no more.
     unsafe { munmap(map, 4096) }.unwrap();
     if before == after { "old" } else { "new" }.to_owned()
+}
+
+#[expect(unsafe_code, reason = "a mapping has no safe interface")]
+fn map_and_look(m: &Path) -> String {
+    use rustix::mm::{MapFlags, MsyncFlags, ProtFlags, mmap, msync, munmap};
+    let path = m.join("mapped");
+    fs::write(&path, [1; 4096]).unwrap();
+    let old = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000);
+    let is_old = || path.metadata().unwrap().modified().unwrap() == old;
+    let age = |file: &File| file.set_modified(old).unwrap();
+    age(&File::open(&path).unwrap());
+    assert!(is_old());
+    let file = OpenOptions::new().read(true).write(true).open(&path);
+    let file = file.unwrap();
+    let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+    // SAFETY: a new mapping of a file of 4096 bytes, which nothing shrinks.
+    let map = unsafe { mmap(std::ptr::null_mut(), 4096, prot, flags, &file, 0) }.unwrap();
+    let byte = map.cast::<u8>();
+    // SAFETY: the mapping is 4096 bytes long and writable.
+    unsafe { byte.write_volatile(2) };
+    let first = if is_old() { "old" } else { "new" };
+    // The next write is the first to a clean page again.
+    // SAFETY: the mapping made above.
+    unsafe { msync(map, 4096, MsyncFlags::SYNC) }.unwrap();
+    age(&file);
+    fs::hard_link(&path, m.join("mapped too")).unwrap();
+    assert!(is_old());
+    // SAFETY: as above.
+    unsafe { byte.write_volatile(3) };
+    let second = if is_old() { "old" } else { "new" };
+    // SAFETY: the mapping made above, used no more.
+    unsafe { munmap(map, 4096) }.unwrap();
+    format!("{first}, with another name {second}")
 }
 
 fn append(m: &Path) -> String {

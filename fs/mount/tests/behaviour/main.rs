@@ -234,7 +234,7 @@ fn run_all() -> Result<Vec<String>, String> {
 #[test]
 fn every_case_has_the_expected_outcome() {
     if let Some(place) = std::env::var_os(contents::MAPPING) {
-        eprintln!("mapping: {}", contents::map_and_write(Path::new(&place)));
+        eprintln!("mapping: {}", contents::map(Path::new(&place)));
         return;
     }
     let _old = rustix::process::umask(Mode::empty());
