@@ -60,7 +60,8 @@ pub use limits::Limits;
 pub use log::{LOG_FILE, Record, Stream};
 pub use monitor::{StartOptions, start};
 pub use plan::{
-    DeviceNodes, Exact, HostFacts, Place, Plan, ProcessSpec, RootSource, Step, environment,
+    DeviceNodes, Exact, GIVEN_VARIABLES, HostFacts, Place, Plan, ProcessSpec, RootSource, Step,
+    environment,
 };
 pub use signals::parse as parse_signal;
 pub use state::{Health, Probe, State, Status, monitor_alive, read as read_state};

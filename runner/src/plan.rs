@@ -287,7 +287,11 @@ impl ProcessSpec {
     }
 }
 
-/// The environment Docker gives: `PATH`, `HOSTNAME` and, with a terminal, `TERM` come first.
+/// Variables that processes have without being given them.
+pub const GIVEN_VARIABLES: [&str; 3] = ["PATH", "HOSTNAME", "TERM"];
+
+/// The environment Docker gives: those of [`GIVEN_VARIABLES`] come first, `TERM` with a terminal only. A line
+/// that is a name alone takes the variable away.
 #[must_use]
 pub fn environment(env: &[String], hostname: &str, tty: bool) -> Vec<String> {
     let mut lines: Vec<String> = Vec::with_capacity(env.len() + 3);
@@ -570,5 +574,7 @@ mod tests {
             lines.get(1..).unwrap(),
             ["HOSTNAME=box", "TERM=xterm", "B=2", "A=3"]
         );
+        let env = ["PATH", "TERM", "A=1"].map(str::to_owned);
+        assert_eq!(environment(&env, "box", true), ["HOSTNAME=box", "A=1"]);
     }
 }

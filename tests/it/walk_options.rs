@@ -179,6 +179,19 @@ fn files_of_options_are_read_and_written() {
             "echo $A $B",
         ];
         assert_eq!(read(&env), "1 two words\n", "{who}");
+        // A name alone, which the caller has not either, takes what is given by default away.
+        let words = ["run", "--rm", "-e", "HOSTNAME", "-e", "TERM", "bb:1", "env"];
+        let mut command = home.command();
+        let output = command
+            .env_remove("HOSTNAME")
+            .env_remove("TERM")
+            .args(words)
+            .output();
+        let said = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
+        assert!(
+            said.contains("PATH=") && !said.contains("HOSTNAME"),
+            "{who}: {said}"
+        );
         let hosts = [
             "--add-host",
             "dbhost:10.0.0.9",

@@ -112,7 +112,9 @@ pub(crate) fn commit(args: &CommitArgs, environment: &Environment) -> Result<Exi
 fn own_config(config: &ContainerConfig) -> Map<String, Value> {
     let mut own = Map::new();
     if !config.env.is_empty() {
-        own.insert("Env".to_owned(), json!(config.env));
+        // What was taken away from a container is none of its image.
+        let set = config.env.iter().filter(|line| line.contains('='));
+        own.insert("Env".to_owned(), set.cloned().collect());
     }
     let command = config.extra.get("command").and_then(Value::as_array);
     if let Some(command) = command

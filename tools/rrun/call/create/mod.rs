@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use rrun_core::Digest;
 use rrun_image::ImageConfig;
 use rrun_runner::{
-    CapSet, ContainerConfig, IdMap, Mount, MountKind, Network, Propagation, Rlimit, Root, Seccomp,
-    container, names, subid,
+    CapSet, ContainerConfig, GIVEN_VARIABLES, IdMap, Mount, MountKind, Network, Propagation,
+    Rlimit, Root, Seccomp, container, names, subid,
 };
 use rrun_store::Store;
 use serde_json::{Value, json};
@@ -208,6 +208,9 @@ fn argv(request: &CreateRequest, defaults: &Value) -> Result<Vec<String>, Failur
     Ok(argv)
 }
 
+/// The variables of the process. One that is only named takes away what every process has.
+///
+/// Source: moby, `ReplaceOrAppendEnvVars`.
 fn env(request: &CreateRequest, defaults: &Value) -> Vec<String> {
     let mut env: Vec<(String, String)> = texts(defaults, "Env")
         .iter()
@@ -221,8 +224,11 @@ fn env(request: &CreateRequest, defaults: &Value) -> Vec<String> {
             None => env.push((name.clone(), value.clone())),
         }
     }
-    env.into_iter()
+    let unset = request.env_unset.iter();
+    let taken_away = unset.filter(|name| GIVEN_VARIABLES.contains(&name.as_str()));
+    env.iter()
         .map(|(name, value)| format!("{name}={value}"))
+        .chain(taken_away.cloned())
         .collect()
 }
 
