@@ -320,6 +320,8 @@ fn restart_policies_bring_containers_back_until_they_are_stopped() {
             "{who}"
         );
         sleeper(home, "killed", &["--restart", "unless-stopped"]);
+        home.rrun(&["kill", "-s", "-1", "killed"])
+            .fails(1, "invalid signal: -1");
         home.rrun(&["exec", "killed", "true"]).ok();
         home.rrun(&["rm", "-f", "killed"]).ok();
         let both = ["run", "--rm", "--restart", "always", "bb:1"];

@@ -295,7 +295,12 @@ pub(crate) struct StopArgs {
     #[command(flatten)]
     pub(crate) choice: Choice,
     /// Signal to send first
-    #[arg(short = 's', long, value_name = "SIGNAL")]
+    #[arg(
+        short = 's',
+        long,
+        value_name = "SIGNAL",
+        allow_negative_numbers = true
+    )]
     pub(crate) signal: Option<String>,
     /// Seconds to wait before killing; -1 waits for ever
     #[arg(
@@ -316,7 +321,13 @@ pub(crate) struct KillArgs {
     #[command(flatten)]
     pub(crate) choice: Choice,
     /// Signal to send
-    #[arg(short = 's', long, value_name = "SIGNAL", default_value = "KILL")]
+    #[arg(
+        short = 's',
+        long,
+        value_name = "SIGNAL",
+        default_value = "KILL",
+        allow_negative_numbers = true
+    )]
     pub(crate) signal: String,
 }
 
