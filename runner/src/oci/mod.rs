@@ -212,6 +212,8 @@ pub fn start(registry: &Registry, id: &str) -> Result<(), RunnerError> {
     if let Some((Message::Failed(failure), _)) =
         channel::receive(&line).at("hear from the process of", id)?
     {
+        // It is about to end, and whoever deletes the container next must not meet it alive.
+        end(&container, libc::SIGKILL);
         return Err(RunnerError::Failed(failure));
     }
     let state = container.state(Stage::Running).to_string();
