@@ -104,6 +104,7 @@ pub(crate) fn fork(
     if let Some(process) = space {
         let process = process.try_clone_to_owned();
         donors.push(Donor {
+            // Only containers are told apart by it.
             pid: 0,
             process: process.at("enter the user namespace of", dir)?,
             bits: sys::CLONE_NEWUSER,
