@@ -133,6 +133,31 @@ fn a_container_reaches_the_outside() {
 }
 
 #[test]
+fn our_own_uplink_takes_no_pace_from_the_host() {
+    const KEY: &str = "net.ipv4.tcp_congestion_control";
+    let path = format!("/proc/sys/{}", KEY.replace('.', "/"));
+    let Ok(host) = std::fs::read_to_string(&path) else {
+        return skip("the kernel does not tell its congestion control");
+    };
+    let unpaced = if host.starts_with("bbr") {
+        "reno\n"
+    } else {
+        &host
+    };
+    for_all_users(|name, home| {
+        let shown = |options: &[&str]| {
+            let start = ["run", "--rm", "--network", "builtin"];
+            home.rrun(&[&start, options, &["bb:1", "cat", &path]].concat())
+                .ok()
+        };
+        assert_eq!(shown(&[]), unpaced, "{name}");
+        // What the user chooses stays.
+        let choice = format!("{KEY}={}", host.trim_end());
+        assert_eq!(shown(&["--sysctl", &choice]), host, "{name}");
+    });
+}
+
+#[test]
 fn a_published_port_leads_into_the_container() {
     for_all_users(|name, home| {
         let (first, second) = (free_port(), free_port());

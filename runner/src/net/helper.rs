@@ -281,7 +281,9 @@ impl Life<'_> {
                 (program.ok_or_else(missing)?, uplink::slirp4netns)
             }
             UplinkChoice::Builtin => {
-                let made = Stack::make_interface(&self.netns, mac);
+                // A choice of the user's own stays.
+                let unpaced = !self.config.sysctls.contains_key(CONGESTION_KEY);
+                let made = Stack::make_interface(&self.netns, mac, unpaced);
                 let fd = made.map_err(|error| format!("could not make eth0: {error}"))?;
                 let stack = Stack::new(fd, poller).map_err(|error| error.to_string())?;
                 return Ok(Way::Builtin(Box::new(stack)));
@@ -299,6 +301,9 @@ impl Life<'_> {
 
 /// Starts a program that is an uplink.
 type Starter = fn(&Path, &Place<'_>) -> Result<Uplink, String>;
+
+/// The kernel parameter that is the congestion control of a network namespace's sockets.
+const CONGESTION_KEY: &str = "net.ipv4.tcp_congestion_control";
 
 /// The hardware address of a container whose address is [`uplink::ADDRESS`].
 const DEFAULT_MAC: Mac = Mac([0x02, 0x42, 10, 0, 2, 100]);

@@ -28,7 +28,7 @@ const ACCEPTS_MAX: usize = 256;
 /// The congestion control of sockets whose bytes stay on this host: every kernel has it and every
 /// user may choose it. A loopback has no queue to be gentle with, and the host's default may pace
 /// what it sends (`bbr` does), which costs a third of the rate.
-const CONGESTION_NEAR: &str = "reno";
+pub(super) const CONGESTION_NEAR: &str = "reno";
 
 /// The published ports of a container at work.
 #[derive(Debug)]

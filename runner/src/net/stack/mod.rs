@@ -35,6 +35,7 @@ use super::config::Mac;
 use super::inside::{nowhere, within};
 use super::netlink::{Peer, Route};
 use super::poll::{Kind, Poller, Slab};
+use super::proxy::CONGESTION_NEAR;
 use super::uplink::{ADDRESS, GATEWAY, INTERFACE, MTU, NAME_SERVER, PREFIX_BITS};
 use crate::sys;
 
@@ -49,6 +50,10 @@ const FRAMES_MAX: usize = 64;
 const OTHER_END: &str = "up0";
 /// Bytes of frames that may wait in a packet socket: a stream's worth.
 const RECEIVED_BYTES: usize = 4 << 20;
+/// Where a network namespace says what its sockets' congestion control is. Source: `tcp(7)`.
+const CONGESTION_FILE: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+/// What `bbr` and its later versions are called: they pace what they send.
+const PACING: &str = "bbr";
 /// Our own hardware address. Source: `slirp4netns(1)` has the like.
 const OWN_MAC: EthernetAddress = EthernetAddress([0x52, 0x55, 0x0a, 0x00, 0x02, 0x02]);
 
@@ -97,18 +102,37 @@ impl std::fmt::Debug for Stack {
     }
 }
 
+/// Takes the pace from the streams of the network namespace this thread is in, if its host's
+/// choice has one: what they send goes to us, over neither a network nor a queue, and we carry it on
+/// over sockets of the host, which have the host's choice.
+///
+/// # Errors
+///
+/// Those of reading and writing the kernel parameter.
+fn unpace() -> io::Result<()> {
+    if std::fs::read_to_string(CONGESTION_FILE)?.starts_with(PACING) {
+        std::fs::write(CONGESTION_FILE, CONGESTION_NEAR)?;
+    }
+    Ok(())
+}
+
 impl Stack {
     /// Makes the interface of the container whose network namespace is `netns`.
     ///
     /// It is a TAP. Where the user may not open `/dev/net/tun` it is one end of a pair, whose other
     /// end is in a network namespace of nobody, that lives as long as the packet socket in it.
+    /// With `unpaced` the container's sockets do not take over a congestion control that paces.
     ///
     /// # Errors
     ///
     /// Those of namespaces, of the device's ioctls and of netlink.
-    pub(super) fn make_interface(netns: &OwnedFd, mac: Mac) -> io::Result<OwnedFd> {
+    pub(super) fn make_interface(netns: &OwnedFd, mac: Mac, unpaced: bool) -> io::Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let configure = |mtu| {
+            if unpaced {
+                // What cannot be set only makes it slower.
+                let _slower = unpace();
+            }
             let network = (ADDRESS, PREFIX_BITS);
             super::netlink::configure(INTERFACE, Some(mac), mtu, network, GATEWAY)
         };
