@@ -92,11 +92,27 @@ impl Upper {
             At::Name(old, old_name) => {
                 rfs::linkat(old, &**old_name, dir, name, AtFlags::empty()).map_err(errno)
             }
-            At::Fd(file) => {
-                let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-                rfs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW).map_err(errno)
+            At::Fd(file) => self.link_file(file, dir, name),
+        }
+    }
+
+    /// Gives an open file a name. By its descriptor alone, which Linux allows whoever opened the
+    /// file since 6.10 and says `ENOENT` to others, else by its link in `/proc`, which has to be
+    /// found first.
+    fn link_file(&self, file: &File, dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+        let by_descriptor = self.links_descriptors.load(Ordering::Relaxed);
+        if by_descriptor {
+            match rfs::linkat(file, "", dir, name, AtFlags::EMPTY_PATH) {
+                Err(rustix::io::Errno::NOENT) => {}
+                other => return other.map_err(errno),
             }
         }
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rfs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW).map_err(errno)?;
+        if by_descriptor {
+            self.links_descriptors.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Gives a file another name where `place` is.

@@ -45,6 +45,8 @@ pub(crate) struct Upper {
     pub(crate) ids: IdStore,
     next_temporary: AtomicU64,
     has_tmpfile: AtomicBool,
+    /// Whether a descriptor alone may be linked to a name here.
+    links_descriptors: AtomicBool,
     char_whiteouts: AtomicBool,
     /// Whether any file may have an ACL; false saves a question at every create.
     acls: AtomicBool,
@@ -146,6 +148,13 @@ pub(crate) fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<DiskStat, Errn
     })
 }
 
+/// A path of `name` in `dir`, for the calls that take a path alone.
+fn path_of(dir: &OwnedFd, name: &[u8]) -> Vec<u8> {
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    path
+}
+
 /// Whether a directory is immutable or may only grow.
 pub(crate) fn is_protected(dir: BorrowedFd<'_>) -> Result<bool, Errno> {
     let protecting = rfs::StatxAttributes::IMMUTABLE | rfs::StatxAttributes::APPEND;
@@ -185,30 +194,12 @@ impl At {
         }
     }
 
-    /// A path for the calls that take no descriptor. It ends in the object's own name, or in a
-    /// magic link that must be followed.
-    fn proc_path(&self) -> (Vec<u8>, bool) {
-        match self {
-            Self::Name(dir, name) => {
-                let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
-                path.extend_from_slice(name);
-                (path, false)
-            }
-            Self::Fd(file) => (
-                format!("/proc/self/fd/{}", file.as_raw_fd()).into_bytes(),
-                true,
-            ),
-        }
-    }
-
     pub(crate) fn xattr(&self, name: &[u8]) -> Result<Option<Vec<u8>>, Errno> {
-        let (path, follow) = self.proc_path();
         let mut value = vec![0; 256];
         loop {
-            let got = if follow {
-                rfs::getxattr(&*path, name, &mut *value)
-            } else {
-                rfs::lgetxattr(&*path, name, &mut *value)
+            let got = match self {
+                Self::Name(dir, own) => rfs::lgetxattr(path_of(dir, own), name, &mut *value),
+                Self::Fd(file) => rfs::fgetxattr(file, name, &mut *value),
             };
             match got {
                 Ok(len) => {
@@ -230,43 +221,35 @@ impl At {
         value: &[u8],
         flags: rfs::XattrFlags,
     ) -> Result<(), Errno> {
-        let (path, follow) = self.proc_path();
-        let set = if follow {
-            rfs::setxattr(&*path, name, value, flags)
-        } else {
-            rfs::lsetxattr(&*path, name, value, flags)
+        let set = match self {
+            Self::Name(dir, own) => rfs::lsetxattr(path_of(dir, own), name, value, flags),
+            Self::Fd(file) => rfs::fsetxattr(file, name, value, flags),
         };
         set.map_err(errno)
     }
 
     pub(crate) fn remove_xattr(&self, name: &[u8]) -> Result<(), Errno> {
-        let (path, follow) = self.proc_path();
-        let removed = if follow {
-            rfs::removexattr(&*path, name)
-        } else {
-            rfs::lremovexattr(&*path, name)
+        let removed = match self {
+            Self::Name(dir, own) => rfs::lremovexattr(path_of(dir, own), name),
+            Self::Fd(file) => rfs::fremovexattr(file, name),
         };
         removed.map_err(errno)
     }
 
     /// Whether there is any extended attribute: one cheap question in place of several.
     pub(crate) fn has_xattrs(&self) -> bool {
-        let (path, follow) = self.proc_path();
-        let size = if follow {
-            rfs::listxattr_query(&*path)
-        } else {
-            rfs::llistxattr_query(&*path)
+        let size = match self {
+            Self::Name(dir, own) => rfs::llistxattr_query(path_of(dir, own)),
+            Self::Fd(file) => rfs::flistxattr_query(file),
         };
         size != Ok(0)
     }
 
     pub(crate) fn xattr_names(&self) -> Result<Vec<Vec<u8>>, Errno> {
-        let (path, follow) = self.proc_path();
         let mut list = vec![0; XATTR_SIZE_MAX];
-        let got = if follow {
-            rfs::listxattr(&*path, &mut *list)
-        } else {
-            rfs::llistxattr(&*path, &mut *list)
+        let got = match self {
+            Self::Name(dir, own) => rfs::llistxattr(path_of(dir, own), &mut *list),
+            Self::Fd(file) => rfs::flistxattr(file, &mut *list),
         };
         let len = match got {
             Ok(len) => len,

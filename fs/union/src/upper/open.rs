@@ -156,6 +156,7 @@ impl Upper {
             ids: options.ids,
             next_temporary: AtomicU64::new(0),
             has_tmpfile: AtomicBool::new(true),
+            links_descriptors: AtomicBool::new(true),
             char_whiteouts: AtomicBool::new(true),
             acls: AtomicBool::new(used),
             sparse,
