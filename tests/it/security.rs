@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::Digest as _;
 
 use crate::support::archive::{DIR, FILE, Layer, Meta, docker_archive};
-use crate::support::{Home, binary, count, for_all_users, is_root, processes, skip};
+use crate::support::{Home, binary, count, finish, for_all_users, is_root, processes, skip};
 
 /// Runs `test` with an empty home of every user there is, and the program that images here are.
 fn for_all_with_busybox(test: impl Fn(&str, &Home, &[u8])) {
@@ -139,24 +139,43 @@ fn our_program_cannot_be_reached_or_written() {
         home.rrun(&["run", "--rm", "bb:1", "/proc/self/exe"])
             .fails(126, "magic link");
         if is_root() && user == "caller" {
-            // The processes that a container could come to see run from a read-only mount.
-            let monitors = processes(id.trim());
-            let mut found = monitors.iter().filter(|pid| {
-                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                String::from_utf8_lossy(&line).contains("__monitor")
-            });
-            let exe = format!("/proc/{}/exe", found.next().unwrap());
-            let file = fs::File::open(&exe).unwrap();
-            let flags = rustix::fs::fstatvfs(&file).unwrap().f_flag;
-            assert!(
-                flags.contains(rustix::fs::StatVfsMountFlags::RDONLY),
-                "{flags:?}"
-            );
-            let name = fs::read_to_string(exe.replace("/exe", "/comm")).unwrap();
-            assert_eq!(name, "rrun\n");
+            assert_sealed(user, id.trim());
         }
     });
     assert_eq!(hash(), before);
+}
+
+/// The processes that a container could come to see run from a read-only mount.
+fn assert_sealed(user: &str, id: &str) {
+    let monitors = processes(id);
+    let mut found = monitors.iter().filter(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains("__monitor")
+    });
+    let exe = format!("/proc/{}/exe", found.next().unwrap());
+    let denied = fs::set_permissions(&exe, fs::Permissions::from_mode(0o777)).unwrap_err();
+    assert_eq!(denied.raw_os_error(), Some(libc::EROFS), "{user}: {denied}");
+    let name = fs::read_to_string(exe.replace("/exe", "/comm")).unwrap();
+    assert_eq!(name, "rrun\n", "{user}");
+}
+
+/// CVE-2019-5736 where the container's root owns the program: a user's own copy of it.
+#[test]
+fn a_users_own_program_is_sealed_too() {
+    for_all_users(|user, home| {
+        let own = home.write("own-rrun", &fs::read(binary()).unwrap());
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
+        let run = |words: &[&str]| {
+            let mut command = home.command_of(&own);
+            command.args(words);
+            finish(command, words)
+        };
+        let id = run(&["run", "-d", "--name", "own", "bb:1", "sleep", "1000"]).ok();
+        assert_sealed(user, id.trim());
+        assert_eq!(run(&["exec", "own", "echo", "in"]).ok(), "in\n", "{user}");
+        run(&["restart", "-t", "0", "own"]).ok();
+        assert_sealed(user, id.trim());
+    });
 }
 
 /// What an image may have as a link in place of what a container needs.

@@ -14,6 +14,8 @@ pub(crate) mod memory;
 pub(crate) mod net;
 pub(crate) mod place;
 
+/// Shares the table of descriptors. See `clone(2)`.
+pub(crate) const CLONE_FILES: u64 = 0x0000_0400;
 /// `CLONE_NEW*` bits; see `clone(2)`.
 pub(crate) const CLONE_NEWUSER: u64 = 0x1000_0000;
 /// See `mount_namespaces(7)`.

@@ -105,7 +105,12 @@ impl Home {
 
     /// `rrun` with this home, not started.
     pub(crate) fn command(&self) -> Command {
-        let mut command = self.user.command(&binary());
+        self.command_of(&binary())
+    }
+
+    /// Another copy of `rrun` with this home, not started.
+    pub(crate) fn command_of(&self, program: &Path) -> Command {
+        let mut command = self.user.command(program);
         command
             .env("XDG_DATA_HOME", self.dir.path().join("data"))
             .env("XDG_RUNTIME_DIR", self.dir.path().join("run"))
