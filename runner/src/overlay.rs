@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
-use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountAttrFlags, MountFlags, MountPropagationFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{self, Message};
@@ -64,23 +64,88 @@ impl Dialect {
 const BUSY_TRIES: u32 = 400;
 const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
+/// What a mount is given beside its directories.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner<'a> {
+    /// What is listed as its source.
+    pub source: &'a str,
+    /// Those of mount(2).
+    pub flags: MountFlags,
+    /// Whether overlayfs may leave out what makes writes durable.
+    pub volatile: bool,
+}
+
+impl Manner<'_> {
+    /// That of a container's root.
+    pub(crate) const PLAIN: Self = Self {
+        source: "rrun",
+        flags: MountFlags::empty(),
+        volatile: false,
+    };
+
+    /// What the flags are for `fsmount(2)`. Of flags about access times the same one wins as in
+    /// mount(2).
+    fn attributes(&self) -> MountAttrFlags {
+        const KNOWN: [(MountFlags, MountAttrFlags); 5] = [
+            (MountFlags::RDONLY, MountAttrFlags::MOUNT_ATTR_RDONLY),
+            (MountFlags::NOSUID, MountAttrFlags::MOUNT_ATTR_NOSUID),
+            (MountFlags::NODEV, MountAttrFlags::MOUNT_ATTR_NODEV),
+            (MountFlags::NOEXEC, MountAttrFlags::MOUNT_ATTR_NOEXEC),
+            (
+                MountFlags::NODIRATIME,
+                MountAttrFlags::MOUNT_ATTR_NODIRATIME,
+            ),
+        ];
+        let times = if self.flags.contains(MountFlags::STRICTATIME) {
+            MountAttrFlags::MOUNT_ATTR_STRICTATIME
+        } else if self.flags.contains(MountFlags::NOATIME) {
+            MountAttrFlags::MOUNT_ATTR_NOATIME
+        } else {
+            MountAttrFlags::empty()
+        };
+        KNOWN
+            .iter()
+            .filter(|(flag, _)| self.flags.contains(*flag))
+            .fold(times, |all, (_, attribute)| all | *attribute)
+    }
+
+    /// What is set for the file system as a whole, by flags of `fsconfig(2)`.
+    fn words(&self) -> Vec<(&'static str, &'static str)> {
+        [
+            ("ro", self.flags.contains(MountFlags::RDONLY)),
+            ("sync", self.flags.contains(MountFlags::SYNCHRONOUS)),
+            ("dirsync", self.flags.contains(MountFlags::DIRSYNC)),
+            ("volatile", self.volatile),
+        ]
+        .into_iter()
+        .filter(|(_, set)| *set)
+        .map(|(word, _)| (word, ""))
+        .collect()
+    }
+}
+
 /// Mounts, nowhere yet, `upper` above `lower`; `work` is the upper's work directory. The names
 /// are relative to the working directory, so they need no escaping.
 ///
 /// # Errors
 ///
 /// Those of `fsopen(2)`, `fsconfig(2)`, `fsmount(2)`.
-pub(crate) fn mount(lower: &str, upper: &str, work: &str, dialect: Dialect) -> io::Result<OwnedFd> {
+pub(crate) fn mount(
+    [lower, upper, work]: [&str; 3],
+    dialect: Dialect,
+    manner: Manner<'_>,
+) -> io::Result<OwnedFd> {
     let mut options = vec![
-        ("source", "rrun"),
+        ("source", manner.source),
         ("lowerdir", lower),
         ("upperdir", upper),
         ("workdir", work),
     ];
     options.extend(dialect.options());
+    options.extend(manner.words());
     let mut tries = BUSY_TRIES;
     loop {
-        match mounts::new("overlay", &options, MountAttrFlags::empty()) {
+        match mounts::new("overlay", &options, manner.attributes()) {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries > 0 => {
                 tries -= 1;
                 std::thread::sleep(BUSY_PAUSE);
@@ -96,7 +161,12 @@ pub(crate) fn mount(lower: &str, upper: &str, work: &str, dialect: Dialect) -> i
 ///
 /// Those of `fsopen(2)`, `fsconfig(2)`, `fsmount(2)`, `move_mount(2)`; what was mounted then still
 /// is.
-pub fn cover(target: &Path, upper: &Path, work: &Path, dialect: Dialect) -> io::Result<()> {
+pub fn cover(
+    target: &Path,
+    [upper, work]: [&Path; 2],
+    dialect: Dialect,
+    manner: Manner<'_>,
+) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let open = |path: &Path| openat(CWD, path, flags, Mode::empty());
     let places = [open(target)?, open(upper)?, open(work)?];
@@ -104,7 +174,7 @@ pub fn cover(target: &Path, upper: &Path, work: &Path, dialect: Dialect) -> io::
     let [lower, upper, work] = places
         .each_ref()
         .map(|fd| format!("/proc/self/fd/{}", fd.as_raw_fd()));
-    let mount = mount(&lower, &upper, &work, dialect)?;
+    let mount = mount([&lower, &upper, &work], dialect, manner)?;
     drop(places);
     rustix::mount::unmount(target, UnmountFlags::DETACH)?;
     mounts::attach(mount.as_fd(), open(target)?.as_fd())
@@ -195,7 +265,7 @@ fn try_it(place: &Path, dialect: Dialect, host: &HostFacts) -> Result<(), Failur
     )
     .step("make the mounts private")?;
     rustix::process::chdir(place).step("enter the probe's directory")?;
-    let mount = mount(LOWER, UPPER, WORK, dialect).step("mount overlayfs")?;
+    let mount = mount([LOWER, UPPER, WORK], dialect, Manner::PLAIN).step("mount overlayfs")?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let point = openat(CWD, LOWER, flags, Mode::empty()).step("open the mount point")?;
     mounts::attach(mount.as_fd(), point.as_fd()).step("attach overlayfs")?;

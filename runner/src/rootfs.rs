@@ -8,7 +8,7 @@ use rustix::mount::{MountAttrFlags, UnmountFlags};
 
 use crate::error::{Failure, Step as _};
 use crate::init::Line;
-use crate::overlay::{self, Dialect};
+use crate::overlay::{self, Dialect, Manner};
 use crate::plan::{DeviceNodes, RootSource};
 use crate::{channel, mounts};
 
@@ -54,7 +54,7 @@ pub(crate) fn attach_root(mount: &OwnedFd) -> Result<(), Failure> {
 pub(crate) fn mount_overlay(server: BorrowedFd<'_>, dialect: Dialect) -> Result<OwnedFd, Failure> {
     let tree = mount_fuse(server, Access::Read)?;
     attach_root(&tree)?;
-    let mount = overlay::mount(MOUNT_POINT, UPPER, WORK, dialect)
+    let mount = overlay::mount([MOUNT_POINT, UPPER, WORK], dialect, Manner::PLAIN)
         .step("mount the kernel's overlayfs (--fs-mode fuse does without)")?;
     rustix::mount::unmount(MOUNT_POINT, UnmountFlags::DETACH).step("take the tree below away")?;
     Ok(mount)

@@ -49,6 +49,57 @@ fn layers_are_mounted_and_changes_go_to_the_upper_directory() {
 }
 
 #[test]
+fn the_kernels_overlayfs_has_the_options_of_the_mount() {
+    if !is_root() {
+        return skip("mounting needs root");
+    }
+    let home = Home::new();
+    for dir in ["low", "up", "work", "mnt"] {
+        fs::create_dir(home.path(dir)).unwrap();
+    }
+    let path = |name: &str| home.path(name).display().to_string();
+    let (mnt, up) = (path("mnt"), home.path("up"));
+    let places = format!(
+        "lowerdir={},upperdir={},workdir={},fs_mode=hybrid",
+        path("low"),
+        path("up"),
+        path("work")
+    );
+    let run = |words: &[&str]| {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        finish(command, words)
+    };
+    // The last one: what is written with `volatile` is not to be mounted again.
+    for (asked, listed) in [
+        ("rw", "rw,relatime - overlay name rw,"),
+        (
+            "nosuid,nodev,noexec,noatime,nodiratime",
+            "rw,nosuid,nodev,noexec,noatime,nodiratime - overlay name rw,",
+        ),
+        ("strictatime,sync", "rw - overlay name rw,sync,"),
+        ("ro", "ro,relatime - overlay name ro,"),
+        ("fsname=other", "rw,relatime - overlay other rw,"),
+        ("volatile", "volatile"),
+    ] {
+        let options = format!("{places},{asked}");
+        let binary = binary().display().to_string();
+        let mounted = run(&[&binary, "overlayfs", "name", &mnt, "-o", &options]);
+        if asked == "rw" && mounted.err.contains("the kernel's overlayfs") {
+            return skip(&mounted.err);
+        }
+        mounted.ok();
+        let list = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let written = fs::write(home.path("mnt/new"), asked).is_ok();
+        run(&["umount", &mnt]).ok();
+        let line = list.lines().rev().find(|line| line.contains(&mnt)).unwrap();
+        assert!(line.contains(listed), "{asked}: {line}");
+        assert_eq!(written, asked != "ro", "{asked}");
+        assert_eq!(fs::remove_file(up.join("new")).is_ok(), written, "{asked}");
+    }
+}
+
+#[test]
 fn mistakes_are_named() {
     let home = Home::new();
     let run = |words: &[&str]| {

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rrun_core::Lower;
 use rrun_image::images;
 use rrun_mount::{IoUring, OpenMode, ServeOptions, Stats};
-use rrun_runner::overlay::{self, Dialect};
+use rrun_runner::overlay::{self, Dialect, Manner};
 use rrun_store::{Lease, Store};
 use rrun_union::{
     AccessTimes, DirLayers, IdStore, IdView, Options, Union, UpperMount, Writer, XattrDialect,
@@ -216,8 +216,14 @@ fn parse(args: &[OsString]) -> Result<Request, String> {
         }
         (true, Some(_)) | (false, None) => {}
     }
-    if request.upper.is_some() && request.work.is_none() && !request.read_only {
+    let needs_work = !request.read_only || request.hybrid;
+    if request.upper.is_some() && request.work.is_none() && needs_work {
         return Err("option workdir= is missing: upperdir= needs it".to_owned());
+    }
+    let other_owners = request.squash_uid.or(request.squash_gid).is_some() || request.pretend;
+    if request.hybrid && request.upper.is_some() && other_owners {
+        // The kernel's overlayfs gives new files the owners they really have.
+        return Err("squash_to_* and xattr_permissions= exclude fs_mode=hybrid".to_owned());
     }
     Ok(request)
 }
@@ -402,13 +408,18 @@ fn serve(request: &Request) -> Result<i32, String> {
         .source
         .as_deref()
         .unwrap_or(OsStr::new("rrun-overlayfs"));
+    let name = name.to_string_lossy();
     let mut flags = request.flags;
-    let covered = covered(request);
     flags.set(
         MountFlags::RDONLY,
-        request.read_only || request.upper.is_none() || covered.is_some(),
+        request.read_only || request.upper.is_none(),
     );
-    let mount = rrun_mount::mount(&mountpoint, &name.to_string_lossy(), flags)
+    let covered = covered(request);
+    let below = match covered {
+        Some(_) => flags | MountFlags::RDONLY,
+        None => flags,
+    };
+    let mount = rrun_mount::mount(&mountpoint, &name, below)
         .map_err(|error| format!("could not mount on {}: {error}", mountpoint.display()))?;
     let connection = mount
         .connection()
@@ -429,14 +440,19 @@ fn serve(request: &Request) -> Result<i32, String> {
         .map(|()| 0)
         .map_err(|error| error.to_string())
     };
-    let Some((upper, work, dialect)) = covered else {
+    let Some((places, dialect)) = covered else {
         tell_ready(request);
         return serve();
+    };
+    let manner = Manner {
+        source: &name,
+        flags,
+        volatile: request.volatile,
     };
     // The kernel asks the server while it mounts what is above.
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            match overlay::cover(&mountpoint, upper, work, dialect) {
+            match overlay::cover(&mountpoint, places, dialect, manner) {
                 Ok(()) => tell_ready(request),
                 Err(error) => {
                     report::note(&format!(
@@ -452,8 +468,9 @@ fn serve(request: &Request) -> Result<i32, String> {
     })
 }
 
-/// The directories and the way in which the kernel's overlayfs takes the writes, if it does.
-fn covered(request: &Request) -> Option<(&Path, &Path, Dialect)> {
+/// The directories, upper and work, and the way in which the kernel's overlayfs takes the writes,
+/// if it does.
+fn covered(request: &Request) -> Option<([&Path; 2], Dialect)> {
     let dialect = if request.user_xattrs || !environment::is_real_root() {
         Dialect::User
     } else {
@@ -461,7 +478,7 @@ fn covered(request: &Request) -> Option<(&Path, &Path, Dialect)> {
     };
     let places = request.upper.as_deref().zip(request.work.as_deref());
     let (upper, work) = places.filter(|_| request.hybrid)?;
-    Some((upper, work, dialect))
+    Some(([upper, work], dialect))
 }
 
 /// Leaves the terminal and tells whoever waits that the file system is there.
@@ -568,6 +585,8 @@ mod tests {
             "-o lowerdir=/a,upperdir=/u /m",
             "-x /m",
             "src /m -o lowerdir=/a,remount,ro",
+            "/m -o lowerdir=/a,upperdir=/u,ro,fs_mode=hybrid",
+            "/m -o lowerdir=/a,upperdir=/u,workdir=/w,fs_mode=hybrid,squash_to_root",
         ] {
             assert!(request(bad).is_err(), "line {bad:?}");
         }

@@ -50,7 +50,7 @@ pub(crate) fn run(root: &Path) -> Outcome {
         // Also runs the doc tests.
         cargo(root, &["test", "--workspace", "--no-fail-fast"])?;
     }
-    pjdfstest::run(root)?;
+    pjdfstest::run(root, pjdfstest::As::Root)?;
     println!("ci: all passed in {} s", started.elapsed().as_secs());
     Ok(())
 }

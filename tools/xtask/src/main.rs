@@ -22,18 +22,21 @@ Usage: cargo xtask TASK
   ci         everything continuous integration checks, in its order
   setup      install what the tests need (Debian, root), or say what is missing
   tidy       the house rules that compilers do not check
-  pjdfstest  the POSIX suite on rrun-overlayfs, against kernel overlayfs (root)
+  pjdfstest  the POSIX suite on rrun-overlayfs, against kernel overlayfs (root);
+             with the word userns in a user namespace: the caller's, root's is that of rrun-test
   fixtures   make the root file systems the tests use, in target/fixtures
 ";
 
 fn main() -> ExitCode {
-    let task = std::env::args().nth(1).unwrap_or_default();
+    let mut words = std::env::args().skip(1);
+    let task = words.next().unwrap_or_default();
+    let rest: Vec<String> = words.collect();
     let root = root();
     let outcome = match task.as_str() {
         "ci" => ci::run(&root),
         "setup" => ci::setup(&root),
         "tidy" => tidy::run(&root),
-        "pjdfstest" => pjdfstest::run(&root),
+        "pjdfstest" => pjdfstest::As::parse(&rest).and_then(|who| pjdfstest::run(&root, who)),
         "fixtures" => fixtures::run(&root),
         _ => {
             eprint!("{HELP}");
