@@ -26,18 +26,33 @@ const STRANGERS_MAX: u32 = 4;
 
 /// Moves that come sooner than this many requests after the last one do not pay.
 const MOVE_PAYS_AFTER: u32 = 64;
-/// So many of these, and the asker is not followed for [`REST`] requests: the scheduler moves it
-/// around faster than it can be followed.
+/// So many of these, and the asker is not followed for [`REST`] requests, each time twice as many:
+/// the scheduler moves it around faster than it can be followed.
 const HASTY_MAX: u32 = 4;
-const REST: u32 = 2048;
+const REST: std::ops::RangeInclusive<u32> = 128..=4096;
+/// A stay of so many requests makes the next rest a short one again.
+const STAY: u32 = 512;
+
+/// A pause before the first request after a hasty move.
+///
+/// A processor that has just fallen idle is where the scheduler likes to wake whoever shares one
+/// with us, and by moving we leave such a processor behind: asker and worker would chase each
+/// other. On a virtual machine it is no such place any more when its host has taken it away, which
+/// is after `halt_poll_ns`, by default 200 us. Source: `vcpu_is_preempted` in the scheduler.
+pub(crate) const CALM: Duration = Duration::from_micros(300);
 
 /// What the leading worker is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advice {
     /// Go on.
     Stay,
-    /// Let a worker bound to this processor lead.
-    Move(usize),
+    /// Let a worker bound to this processor lead, a `calm` one only after [`CALM`].
+    Move {
+        /// Which processor.
+        processor: usize,
+        /// Whether to pause first.
+        calm: bool,
+    },
     /// Let any processor do.
     LetGo,
 }
@@ -58,6 +73,8 @@ pub(crate) struct Follow {
     settled: u32,
     hasty: u32,
     rest: u32,
+    /// How long the next rest is.
+    next_rest: u32,
 }
 
 impl Follow {
@@ -70,9 +87,11 @@ impl Follow {
             strangers: 0,
             wait: 0,
             backoff: 1,
-            settled: 0,
+            // The first move is none that follows another.
+            settled: MOVE_PAYS_AFTER,
             hasty: 0,
             rest: 0,
+            next_rest: *REST.start(),
         }
     }
 
@@ -83,11 +102,11 @@ impl Follow {
         if self.proc.is_none() || asker == 0 {
             return Advice::Stay;
         }
-        self.settled = self.settled.saturating_add(1);
         if self.rest > 0 {
             self.rest -= 1;
             return Advice::Stay;
         }
+        self.settled = self.settled.saturating_add(1);
         if asker == self.asker {
             self.streak = self.streak.saturating_add(1);
         } else {
@@ -132,6 +151,9 @@ impl Follow {
     }
 
     fn move_to(&mut self, processor: usize) -> Advice {
+        if self.settled >= STAY {
+            self.next_rest = *REST.start();
+        }
         self.hasty = if self.settled < MOVE_PAYS_AFTER {
             self.hasty + 1
         } else {
@@ -139,10 +161,12 @@ impl Follow {
         };
         self.settled = 0;
         if self.hasty < HASTY_MAX {
-            return Advice::Move(processor);
+            let calm = self.hasty > 0;
+            return Advice::Move { processor, calm };
         }
         self.hasty = 0;
-        self.rest = REST;
+        self.rest = self.next_rest;
+        self.next_rest = (self.next_rest * 2).min(*REST.end());
         Advice::LetGo
     }
 
@@ -191,14 +215,30 @@ mod tests {
     }
 
     #[test]
-    fn one_who_never_stays_is_let_go() {
+    fn one_who_never_stays_is_let_go_for_longer_each_time() {
         let mut follow = Follow::new(None);
-        let mut moves = 0;
-        while follow.judge(Some(moves % 2), None, true) != Advice::LetGo {
-            moves += 1;
+        let mut rests = Vec::new();
+        follow.settled = 0;
+        while rests.len() < 8 {
+            let mut moves = 0;
+            while follow.judge(Some(moves % 2), None, true) != Advice::LetGo {
+                moves += 1;
+            }
+            assert_eq!(moves + 1, usize::try_from(HASTY_MAX).unwrap());
+            rests.push(std::mem::take(&mut follow.rest));
         }
-        assert_eq!(moves + 1, usize::try_from(HASTY_MAX).unwrap());
-        assert_eq!(follow.rest, REST);
+        assert_eq!(rests, [128, 256, 512, 1024, 2048, 4096, 4096, 4096]);
+        follow.settled = STAY;
+        while follow.judge(Some(0), None, true) != Advice::LetGo {}
+        assert_eq!(follow.rest, *REST.start(), "after a stay");
+    }
+
+    #[test]
+    fn a_hasty_move_is_a_calm_one() {
+        let mut follow = Follow::new(None);
+        let advice = |processor, calm| Advice::Move { processor, calm };
+        assert_eq!(follow.judge(Some(0), None, true), advice(0, false));
+        assert_eq!(follow.judge(Some(1), Some(0), true), advice(1, true));
     }
 
     #[test]
@@ -207,7 +247,11 @@ mod tests {
         let mut follow = Follow::new(None);
         assert_eq!(follow.advise(7, slow, None), Advice::Stay, "without /proc");
 
-        assert_eq!(follow.judge(Some(3), None, true), Advice::Move(3));
+        let advice = Advice::Move {
+            processor: 3,
+            calm: false,
+        };
+        assert_eq!(follow.judge(Some(3), None, true), advice);
         assert_eq!(follow.judge(Some(3), Some(3), true), Advice::Stay);
         assert_eq!(follow.judge(None, Some(3), true), Advice::Stay);
         for _ in 1..STRANGERS_MAX {

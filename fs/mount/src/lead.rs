@@ -30,6 +30,8 @@ struct Vacant {
     follow: Follow,
     /// Who is meant, and the processor it was bound to.
     chosen: Option<(Pid, usize)>,
+    /// Whether it is to wait before it begins.
+    calm: bool,
 }
 
 /// The lead, taken.
@@ -37,9 +39,15 @@ struct Vacant {
 pub(crate) struct Seat {
     pub(crate) follow: Follow,
     bound: Option<usize>,
+    calm: bool,
 }
 
 impl Seat {
+    /// Whether this worker is to pause before its first request.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.calm
+    }
+
     /// The processor this worker is bound to.
     pub(crate) fn bound(&self) -> Option<usize> {
         self.bound
@@ -57,6 +65,7 @@ impl Lead {
                 vacant: Some(Vacant {
                     follow,
                     chosen: None,
+                    calm: false,
                 }),
                 waiting: Vec::new(),
                 closed: false,
@@ -94,11 +103,16 @@ impl Lead {
         Some(Seat {
             follow: vacant.follow,
             bound: vacant.chosen.map(|(_, processor)| processor),
+            calm: vacant.calm,
         })
     }
 
     /// Passes the lead on, to a worker bound to `processor` if there is one to be had.
     pub(crate) fn give(&self, seat: Seat, processor: Option<usize>) {
+        self.pass(seat, processor, false);
+    }
+
+    fn pass(&self, seat: Seat, processor: Option<usize>, calm: bool) {
         self.unbind(seat.bound);
         let mut state = self.state();
         let chosen = processor.and_then(|processor| {
@@ -108,6 +122,7 @@ impl Lead {
         state.vacant = Some(Vacant {
             follow: seat.follow,
             chosen,
+            calm,
         });
         drop(state);
         if chosen.is_some() {
@@ -118,10 +133,11 @@ impl Lead {
     }
 
     /// Moves the leader to a processor: another worker when one waits, since a running one is
-    /// moved at a higher price. Gives back the seat when this worker goes on leading.
-    pub(crate) fn move_to(&self, mut seat: Seat, processor: usize) -> Option<Seat> {
+    /// moved at a higher price. Gives back the seat when this worker goes on leading. A `calm` one
+    /// pauses first.
+    pub(crate) fn move_to(&self, mut seat: Seat, processor: usize, calm: bool) -> Option<Seat> {
         if !self.state().waiting.is_empty() {
-            self.give(seat, Some(processor));
+            self.pass(seat, Some(processor), calm);
             return None;
         }
         if bind(None, processor) {
@@ -199,7 +215,7 @@ mod tests {
             while lead.state().waiting.is_empty() {
                 std::thread::yield_now();
             }
-            assert!(lead.move_to(seat, processor).is_none());
+            assert!(lead.move_to(seat, processor, false).is_none());
             assert_eq!(next.join().unwrap(), (Some(processor), 1));
         });
     }

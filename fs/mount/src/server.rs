@@ -19,7 +19,7 @@ use rrun_core::Errno;
 use rrun_union::Union;
 
 use crate::dispatch::{Answer, Context, dispatch, read_place};
-use crate::follow::Advice;
+use crate::follow::{Advice, CALM};
 use crate::lead::{Lead, Seat};
 use crate::negotiate::{self, Session};
 use crate::options::{IoUring, ServeOptions};
@@ -304,6 +304,9 @@ impl Server<'_> {
         patience: &mut Patience,
     ) -> bool {
         let helped = self.options.threads > 1;
+        if seat.is_calm() {
+            std::thread::sleep(CALM);
+        }
         let mut answered = Instant::now();
         loop {
             let (len, source) = match self.next(buffer, patience, seat.bound()) {
@@ -349,10 +352,12 @@ impl Server<'_> {
             match advice {
                 Advice::Stay => {}
                 Advice::LetGo => self.lead.let_go(&mut seat),
-                Advice::Move(processor) => match self.lead.move_to(seat, processor) {
-                    Some(still) => seat = still,
-                    None => return true,
-                },
+                Advice::Move { processor, calm } => {
+                    match self.lead.move_to(seat, processor, calm) {
+                        Some(still) => seat = still,
+                        None => return true,
+                    }
+                }
             }
         }
     }

@@ -6,6 +6,7 @@
 mod create;
 mod marks;
 mod open;
+mod reap;
 mod tree;
 
 use std::fs::File;
@@ -23,6 +24,7 @@ pub(crate) use marks::{Marks, is_internal, is_opaque, redirect};
 pub(crate) use open::copy_mount;
 pub(crate) use tree::remove_tree;
 
+use self::reap::Reaper;
 use crate::options::IdStore;
 use crate::types::SetTime;
 
@@ -37,6 +39,8 @@ pub(crate) struct Upper {
     pub(crate) root: Arc<OwnedFd>,
     /// `None` when read-only.
     work: Option<Arc<OwnedFd>>,
+    /// As `work`.
+    reaper: Option<Reaper>,
     /// Whom new files on disk belong to.
     own_ids: (u32, u32),
     /// Hard-link groups that were copied up: one link each, named by the lower `st_ino`.
@@ -477,19 +481,9 @@ impl Upper {
 
     /// Removes a directory taken out of the tree, without making the caller wait for long.
     pub(crate) fn discard_later(&self, temporary: &[u8]) {
-        let Some(work) = self.work.as_ref().map(Arc::clone) else {
-            return;
-        };
-        // Thousands of whiteouts may be in there; a thread of its own keeps them off the
-        // request. When none can be had, the caller waits.
-        let name = temporary.to_vec();
-        let started = std::thread::Builder::new()
-            .name("rrun-reap".into())
-            .spawn(move || {
-                let _left = remove_tree(work.as_fd(), &name, 0);
-            });
-        if started.is_err() {
-            self.discard(temporary);
+        // Thousands of whiteouts may be in there.
+        if let Some(reaper) = &self.reaper {
+            reaper.remove_later(temporary);
         }
     }
 

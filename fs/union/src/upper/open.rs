@@ -12,6 +12,7 @@ use rrun_core::Errno;
 use rustix::fs::{self as rfs, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use super::reap::Reaper;
 use super::{Marks, Upper, errno, read_names, remove_tree};
 use crate::error::UnionError;
 use crate::options::{AccessTimes, Options, UpperMount, Writer};
@@ -143,10 +144,19 @@ impl Upper {
             && work_fd
                 .as_ref()
                 .is_some_and(|w| holes_are_exact(w) == Ok(true));
+        let reaper = work_fd
+            .as_ref()
+            .map(|work| work.try_clone().map(Reaper::new));
+        let reaper = reaper.transpose().map_err(|error| UnionError::Directory {
+            action: "open",
+            path: upper.to_owned(),
+            errno: error.into(),
+        })?;
         let moves_touch = rfs::fstatfs(&root).is_ok_and(|space| space.f_type == XFS_MAGIC);
         Ok(Self {
             root: Arc::new(root),
             work: work_fd.map(Arc::new),
+            reaper,
             own_ids: (
                 rustix::process::geteuid().as_raw(),
                 rustix::process::getegid().as_raw(),
