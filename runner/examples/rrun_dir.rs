@@ -120,6 +120,7 @@ fn run(args: &[String]) -> Result<i32, RunnerError> {
         rows,
         columns,
         attach: true,
+        ..StartOptions::default()
     };
     let (socket, warnings) = rrun_runner::start(&dir, &monitor, &options)?;
     warnings

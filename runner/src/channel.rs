@@ -14,8 +14,8 @@ use crate::error::Failure;
 
 /// Largest message in bytes: they hold one error text or the start options.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Most descriptors in one message; we send at most three.
-const FDS_MAX: usize = 4;
+/// Most descriptors in one message. Source: `unix(7)`, `SCM_MAX_FD`.
+pub(crate) const FDS_MAX: usize = 253;
 
 /// What goes over the line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +38,8 @@ pub(crate) enum Message {
     /// Something failed.
     Failed(Failure),
     /// The start options; with the log, the stream of a client that is attached from the beginning,
-    /// and a process of the user namespace, each where there is one.
+    /// a process of the user namespace, each where there is one, and what the container's process is
+    /// to have besides.
     Start(crate::monitor::StartOptions),
     /// The mounts of a bundle stand; hooks outside may run.
     Mounted,

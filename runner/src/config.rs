@@ -34,8 +34,10 @@ pub struct ContainerConfig {
     pub argv: Vec<String>,
     /// `KEY=VALUE` lines, in order.
     pub env: Vec<String>,
-    /// Working directory inside; made when absent. Empty means `/`.
+    /// Working directory inside; made when absent, unless it has to be there. Empty means `/`.
     pub cwd: String,
+    /// Whether it has to be there.
+    pub cwd_required: bool,
     /// `name|uid[:group|gid]`; empty means root.
     pub user: String,
     /// Groups to add to the process, by name or number.
@@ -72,6 +74,9 @@ pub struct ContainerConfig {
     pub bare_system: bool,
     /// Whether the process gets a parent that reaps what others leave.
     pub init: bool,
+    /// Whether the process manages services: it may then write to its control group, where that is
+    /// of version 2, and has no consoles of the host's.
+    pub service_manager: bool,
     /// Kernel parameters of the container's namespaces.
     pub sysctls: BTreeMap<String, String>,
     /// How gladly the kernel kills the process when memory is short; `None` leaves it.
@@ -97,8 +102,12 @@ pub struct ContainerConfig {
     pub stop_signal: String,
     /// Seconds to wait after the stop signal.
     pub stop_timeout_s: u32,
-    /// Seconds after which it is killed; 0 is never.
+    /// Seconds after which it is killed; 0 is never. Its exit code is -1 then.
     pub run_timeout_s: u32,
+    /// Where the monitor writes its process id at each start.
+    pub monitor_pidfile: Option<PathBuf>,
+    /// Where it writes that of the process.
+    pub pidfile: Option<PathBuf>,
     /// Free-form labels.
     pub labels: BTreeMap<String, String>,
     /// Whether the container directory goes when the container ends.
@@ -126,6 +135,7 @@ impl Default for ContainerConfig {
             argv: Vec::new(),
             env: Vec::new(),
             cwd: String::new(),
+            cwd_required: false,
             user: String::new(),
             group_add: Vec::new(),
             hostname: String::new(),
@@ -144,6 +154,7 @@ impl Default for ContainerConfig {
             domainname: String::new(),
             bare_system: false,
             init: false,
+            service_manager: false,
             sysctls: BTreeMap::new(),
             oom_score_adj: None,
             id_map: IdMap::Root,
@@ -157,6 +168,8 @@ impl Default for ContainerConfig {
             stop_signal: String::new(),
             stop_timeout_s: 10,
             run_timeout_s: 0,
+            monitor_pidfile: None,
+            pidfile: None,
             labels: BTreeMap::new(),
             auto_remove: false,
             restart: RestartPolicy::default(),

@@ -22,7 +22,7 @@ use crate::filters::Filters;
 use crate::monitor::{Child, start_supervisor};
 use crate::plan::{self, ProcessSpec};
 use crate::state::{self, State, Status};
-use crate::{peers, process, sys};
+use crate::{peers, preserved, process, sys};
 
 /// Bytes read at once: the size of a pipe.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -52,6 +52,8 @@ pub struct ExecSpec {
     pub detach: bool,
     /// The bytes that leave its terminal to itself; empty for none.
     pub detach_keys: Vec<u8>,
+    /// Descriptors of the caller's that it gets, from 3 on.
+    pub preserved_fds: u32,
 }
 
 impl ExecSpec {
@@ -215,6 +217,8 @@ fn start(dir: &Path, config: &ContainerConfig, exec: &ExecSpec) -> Result<Starte
     if parts.is_err() {
         middle.signal(libc::SIGKILL);
     }
+    // It has them now; who stays with it would keep them open.
+    preserved::close(exec.preserved_fds);
     // One that waits for a server that is stopped ends when that goes on.
     let _ended = middle.wait(KILLED_MS);
     let parts = parts?;
@@ -256,6 +260,7 @@ fn process_spec(config: &ContainerConfig, exec: &ExecSpec) -> ProcessSpec {
         no_new_privileges: main.no_new_privileges,
         squash: main.squash,
         init: false,
+        preserved_fds: exec.preserved_fds,
         exact: None,
     }
 }
@@ -319,6 +324,7 @@ fn become_process(entry: &Entry<'_>) -> Failure {
         pipes: Some(entry.streams),
         dies_with_parent: !entry.stays,
         gate: None,
+        preserved: &[],
     };
     process::execute(entry.spec, &streams, entry.filters, entry.line)
 }

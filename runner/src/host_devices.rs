@@ -14,28 +14,46 @@ const NOT_COPIED: [&[u8]; 6] = [b"console", b"fd", b"hugepages", b"mqueue", b"pt
 const NODES_MAX: usize = 8192;
 /// How deep `/dev` is followed; real ones are two deep.
 const DEPTH_MAX: usize = 4;
+/// Whether a name at the top of `/dev` is wanted.
+type Wanted = dyn Fn(&[u8]) -> bool;
+
 const DIR: OFlags = OFlags::DIRECTORY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
 
-/// Makes in `dev`, a new and empty `/dev`, the nodes of the host's that it does not have yet.
+/// Makes in `dev`, a new and empty `/dev`, the nodes of the host's that it does not have yet; those
+/// of consoles, on which a service manager would start logins, where they are wanted.
 ///
 /// # Errors
 ///
 /// Those of listing `/dev` and of making nodes.
-pub(crate) fn copy_all(dev: &OwnedFd) -> io::Result<()> {
+pub(crate) fn copy_all(dev: &OwnedFd, consoles: bool) -> io::Result<()> {
     let host = openat(CWD, "/dev", OFlags::RDONLY | DIR, Mode::empty())?;
     let mut left = NODES_MAX;
-    copy(&host, dev, 0, &mut left)
+    let wanted: &Wanted = match consoles {
+        true => &|_| true,
+        false => &|name| !is_console(name),
+    };
+    copy(&host, dev, (0, wanted), &mut left)
 }
 
-fn copy(from: &OwnedFd, to: &OwnedFd, depth: usize, left: &mut usize) -> io::Result<()> {
+/// Whether a name in `/dev` is that of a virtual console or a serial line: `tty1`, `ttyS0`.
+fn is_console(name: &[u8]) -> bool {
+    name.starts_with(b"tty") && name != b"tty"
+}
+
+fn copy(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    (depth, wanted): (usize, &Wanted),
+    left: &mut usize,
+) -> io::Result<()> {
     for entry in Dir::read_from(from)? {
         let entry = entry?;
         let name = entry.file_name();
         let bytes = name.to_bytes();
         let own = matches!(bytes, b"." | b"..") || depth == 0 && NOT_COPIED.contains(&bytes);
-        if own || *left == 0 {
+        if own || *left == 0 || depth == 0 && !wanted(bytes) {
             continue;
         }
         let stat = match statat(from, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -57,7 +75,7 @@ fn copy(from: &OwnedFd, to: &OwnedFd, depth: usize, left: &mut usize) -> io::Res
                     return Err(error.into());
                 }
                 let copied = openat(to, name, OFlags::RDONLY | DIR, Mode::empty())?;
-                copy(&inner, &copied, depth + 1, left)?;
+                copy(&inner, &copied, (depth + 1, wanted), left)?;
             }
             FileType::CharacterDevice | FileType::BlockDevice => {
                 *left -= 1;
@@ -81,4 +99,19 @@ fn copy(from: &OwnedFd, to: &OwnedFd, depth: usize, left: &mut usize) -> io::Res
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consoles_are_known_by_name() {
+        for name in ["tty0", "tty63", "ttyS0"] {
+            assert!(is_console(name.as_bytes()), "{name}");
+        }
+        for name in ["tty", "null", "ptmx", "console"] {
+            assert!(!is_console(name.as_bytes()), "{name}");
+        }
+    }
 }

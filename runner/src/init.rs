@@ -36,6 +36,8 @@ pub(crate) struct Line<'a> {
     pub(crate) filters: &'a crate::filters::Filters,
     /// Where the process waits to be started.
     pub(crate) gate: Option<&'a Gate>,
+    /// What the process gets besides its streams, from 3 on; with this line all above its places.
+    pub(crate) preserved: &'a [OwnedFd],
     /// What is bound as id-mapped mounts, by the mounts' numbers.
     pub(crate) mapped_trees: &'a [Option<OwnedFd>],
     /// What another container has on `/dev/shm`.
@@ -110,7 +112,7 @@ pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result
             Ok(())
         }
         Step::MountDev { .. } => mount_dev(step, line, made),
-        Step::HostDevices => host_devices(made),
+        Step::HostDevices { consoles } => host_devices(*consoles, made),
         Step::OpenTerminal => open_terminal(line, made),
         Step::Mount(mount) => {
             user_mounts::mount(mount, made).map_err(|failure| Failure::setup(failure.text))
@@ -140,6 +142,7 @@ pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result
                 pipes: line.streams,
                 dies_with_parent: line.gate.is_none(),
                 gate: line.gate,
+                preserved: line.preserved,
             };
             Err(process::execute(spec, &streams, line.filters, line.monitor))
         }
@@ -298,10 +301,10 @@ fn mount_dev(step: &Step, line: &Line<'_>, made: &mut Made) -> Result<(), Failur
     Ok(())
 }
 
-fn host_devices(made: &Made) -> Result<(), Failure> {
+fn host_devices(consoles: bool, made: &Made) -> Result<(), Failure> {
     let dev = made.dev.as_ref();
     let dev = dev.ok_or_else(|| Failure::setup("no /dev is mounted"))?;
-    crate::host_devices::copy_all(dev).step("make the host's devices")
+    crate::host_devices::copy_all(dev, consoles).step("make the host's devices")
 }
 
 fn mount_shm(dev: &OwnedFd, shm: Shm, size_bytes: u64, line: &Line<'_>) -> io::Result<()> {

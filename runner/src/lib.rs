@@ -29,6 +29,7 @@ pub mod oci;
 pub mod overlay;
 mod peers;
 mod plan;
+mod preserved;
 mod process;
 mod protocol;
 mod reaper;
@@ -63,6 +64,7 @@ pub use plan::{
     DeviceNodes, Exact, GIVEN_VARIABLES, HostFacts, Place, Plan, ProcessSpec, RootSource, Step,
     environment,
 };
+pub use preserved::{PRESERVED_FDS_MAX, check as check_preserved};
 pub use signals::parse as parse_signal;
 pub use state::{Health, Probe, State, Status, monitor_alive, read as read_state};
 pub use terminal::size as terminal_size;

@@ -161,7 +161,10 @@ pub enum Step {
     /// Set the host name.
     SetHostname(String),
     /// Make nodes of all the host's devices.
-    HostDevices,
+    HostDevices {
+        /// Those of consoles too.
+        consoles: bool,
+    },
     /// Set a resource limit.
     SetRlimit(Rlimit),
     /// What only bundles need.
@@ -220,6 +223,8 @@ pub struct ProcessSpec {
     pub squash: bool,
     /// Whether this process stays as the program's parent and reaps what others leave.
     pub init: bool,
+    /// Descriptors past the standard streams that it inherits.
+    pub preserved_fds: u32,
     /// What a bundle decides beyond this.
     pub exact: Option<Exact>,
 }
@@ -245,8 +250,6 @@ pub struct Exact {
     pub inheritable: CapSet,
     /// What plain programs keep.
     pub ambient: CapSet,
-    /// Descriptors past the standard streams that it inherits.
-    pub preserved_fds: u32,
 }
 
 /// A container start.
@@ -266,7 +269,7 @@ impl ProcessSpec {
             argv: config.argv.clone(),
             env: environment(&config.env, &config.hostname, config.tty),
             cwd: config.cwd.clone(),
-            makes_cwd: true,
+            makes_cwd: !config.cwd_required,
             user: config.user.clone(),
             group_add: config.group_add.clone(),
             tty: config.tty,
@@ -282,6 +285,7 @@ impl ProcessSpec {
             },
             squash: config.id_map.only().is_some(),
             init: config.init,
+            preserved_fds: 0,
             exact: None,
         }
     }
@@ -449,7 +453,9 @@ fn push_system_mounts(
         read_only,
     });
     if host.unified_cgroups {
-        steps.push(Step::MountCgroup { read_only });
+        steps.push(Step::MountCgroup {
+            read_only: read_only && !config.service_manager,
+        });
     }
     steps.push(Step::MountDev {
         bind_nodes: user_namespace,
@@ -466,7 +472,9 @@ fn push_system_mounts(
         shm_size_bytes: config.shm_size_bytes,
     });
     if config.privileged && !user_namespace {
-        steps.push(Step::HostDevices);
+        steps.push(Step::HostDevices {
+            consoles: !config.service_manager,
+        });
     }
     if config.tty {
         steps.push(Step::OpenTerminal);

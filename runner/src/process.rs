@@ -17,7 +17,7 @@ use crate::filters::Filters;
 use crate::oci::gate::Gate;
 use crate::plan::ProcessSpec;
 use crate::users::{self, Identity};
-use crate::{rooted, sys};
+use crate::{preserved, rooted, sys};
 
 /// Highest capability number asked about: the kernel's sets are 64 bits wide.
 const CAPABILITIES_MAX: u32 = 63;
@@ -37,6 +37,8 @@ pub(crate) struct Streams<'a> {
     pub(crate) dies_with_parent: bool,
     /// Where it waits, all but executed, until it is started.
     pub(crate) gate: Option<&'a Gate>,
+    /// Copies of what it gets besides, from 3 on.
+    pub(crate) preserved: &'a [OwnedFd],
 }
 
 /// Opens a new terminal in the devpts instance mounted at `pts`: master and slave.
@@ -103,7 +105,9 @@ fn prepare(
         env.push(format!("HOME={}", identity.home));
     }
     let program = find_program(spec, &env)?;
-    let kept = spec.exact.as_ref().map_or(0, |exact| exact.preserved_fds);
+    preserved::place(streams.preserved).step("preserve descriptors")?;
+    let placed = u32::try_from(streams.preserved.len()).unwrap_or_default();
+    let kept = spec.preserved_fds.max(placed);
     sys::close_range_cloexec(kept.saturating_add(3)).step("close descriptors")?;
     if streams.dies_with_parent {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))

@@ -173,14 +173,6 @@ fn of_an_option_given_twice_the_last_counts() {
 }
 
 #[test]
-fn a_container_ends_when_its_time_is_over() {
-    for_all_users(|user, home| {
-        let words = ["run", "--rm", "--timeout", "1", "bb:1", "sleep", "1000"];
-        assert_eq!(home.rrun(&words).code, 137, "{user}");
-    });
-}
-
-#[test]
 fn the_root_is_the_images_with_what_docker_adds() {
     for_all_users(|user, home| {
         let listed = "stat -c %a /; readlink /etc/mtab; ls -A / | head -1";

@@ -20,6 +20,7 @@ mod oci;
 mod option_table;
 mod overlayfs;
 mod peers;
+mod podman;
 mod registry;
 mod run;
 mod security;

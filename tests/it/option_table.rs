@@ -409,7 +409,18 @@ const OF_PLACES: &[Row] = &[
 ];
 
 /// Options of our own, and of podman's users.
-const OWN: [&str; 4] = ["dry-run", "fs-mode", "rootfs", "timeout"];
+const OWN: [&str; 10] = [
+    "conmon-pidfile",
+    "dry-run",
+    "fs-mode",
+    "pidfile",
+    "preserve-fds",
+    "rootfs",
+    "systemd",
+    "timeout",
+    "unsetenv",
+    "unsetenv-all",
+];
 
 #[test]
 fn the_table_has_every_option_there_is() {

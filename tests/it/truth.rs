@@ -56,6 +56,7 @@ fn table(text: &str, owners: bool) -> BTreeMap<String, String> {
         "etc/hostname",
         "etc/mtab",
         "etc/resolv.conf",
+        "run/.containerenv",
     ] {
         table.remove(&format!("./{name}"));
         table.remove(&format!("sha256 of ./{name}"));

@@ -6,6 +6,27 @@ use std::path::PathBuf;
 
 use crate::failure::Failure;
 
+/// Whose ways are followed where Docker and podman do one thing differently.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Compat {
+    /// Docker's.
+    #[default]
+    Docker,
+    /// Podman's, as far as docs/cli.md says.
+    Podman,
+}
+
+/// Reads `RRUN_COMPAT`.
+fn compat() -> Result<Compat, Failure> {
+    match env::var("RRUN_COMPAT").unwrap_or_default().as_str() {
+        "" | "docker" => Ok(Compat::Docker),
+        "podman" => Ok(Compat::Podman),
+        other => Err(Failure::general(format!(
+            "RRUN_COMPAT is neither docker nor podman: {other}"
+        ))),
+    }
+}
+
 /// Where things are, for this user.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
@@ -27,6 +48,8 @@ pub(crate) struct Environment {
     pub(crate) is_real_root: bool,
     /// Whether `newuidmap` and `newgidmap` are installed.
     pub(crate) has_map_helpers: bool,
+    /// Whose ways are followed.
+    pub(crate) compat: Compat,
 }
 
 /// An absolute path from a variable; the base directory specification says to ignore others.
@@ -171,6 +194,7 @@ impl Environment {
                 .iter()
                 .all(|name| find_program(name).is_some()),
             uid,
+            compat: compat()?,
         })
     }
 

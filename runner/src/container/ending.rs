@@ -79,6 +79,53 @@ pub fn kill(dir: &Path, signal: i32) -> Result<(), RunnerError> {
     }
 }
 
+/// How a container was stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It ended when it was asked, or did not run.
+    Asked,
+    /// It did not, and was killed.
+    Killed,
+}
+
+/// The file that says which process has asked the container to end and waits.
+const STOPPING: &str = "stopping";
+
+/// A stop that is under way; the note about it goes with this.
+struct UnderWay<'a> {
+    dir: &'a Path,
+    text: String,
+}
+
+impl<'a> UnderWay<'a> {
+    fn note(dir: &'a Path) -> Self {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let text = format!("{pid} {}", state::start_time(pid));
+        // Without the note nobody is told, and all else goes its way.
+        let _unwritten = std::fs::write(dir.join(STOPPING), &text);
+        Self { dir, text }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let path = self.dir.join(STOPPING);
+        // It may be another's by now, or gone with the container.
+        if std::fs::read_to_string(&path).is_ok_and(|text| text == self.text) {
+            let _gone = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Whether somebody has asked the container to end and waits for it.
+#[must_use]
+pub fn is_stopping(dir: &Path) -> bool {
+    let text = std::fs::read_to_string(dir.join(STOPPING)).unwrap_or_default();
+    let who = text.split_once(' ');
+    let who = who.and_then(|(pid, start)| Some((pid.parse().ok()?, start.parse().ok()?)));
+    who.is_some_and(|(pid, start)| state::open_process(pid, start).is_some())
+}
+
 /// Asks the container to end with its stop signal, and makes it end after `timeout`.
 ///
 /// Does nothing when it does not run.
@@ -86,7 +133,7 @@ pub fn kill(dir: &Path, signal: i32) -> Result<(), RunnerError> {
 /// # Errors
 ///
 /// When it still runs at the end.
-pub fn stop(dir: &Path, timeout: Duration) -> Result<(), RunnerError> {
+pub fn stop(dir: &Path, timeout: Duration) -> Result<Stopped, RunnerError> {
     let config = ContainerConfig::load(dir)?;
     let signal = config.stop_signal_number().unwrap_or(libc::SIGTERM);
     crate::monitor::mark_stopped(dir);
@@ -98,7 +145,7 @@ pub fn stop(dir: &Path, timeout: Duration) -> Result<(), RunnerError> {
         // Between two runs there is only the monitor; during one it passes the signal on.
         let _ended = sys::pidfd_signal(monitor.as_fd(), libc::SIGTERM);
         if wait_end(dir, Some(RESTARTING_MAX))? {
-            return Ok(());
+            return Ok(Stopped::Asked);
         }
     }
     let ended = |error: RunnerError| {
@@ -108,10 +155,12 @@ pub fn stop(dir: &Path, timeout: Duration) -> Result<(), RunnerError> {
             Err(error)
         }
     };
+    let under_way = (!timeout.is_zero()).then(|| UnderWay::note(dir));
     kill(dir, signal).or_else(ended)?;
     if wait_end(dir, Some(timeout))? {
-        return Ok(());
+        return Ok(Stopped::Asked);
     }
+    drop(under_way);
     kill(dir, libc::SIGKILL).or_else(ended)?;
     let state = state::read_claim(dir)?;
     let ended = match monitor(&state) {
@@ -119,7 +168,7 @@ pub fn stop(dir: &Path, timeout: Duration) -> Result<(), RunnerError> {
         None => true,
     };
     if ended {
-        return Ok(());
+        return Ok(Stopped::Killed);
     }
     Err(RunnerError::Running(id_of(dir)))
 }
@@ -158,7 +207,7 @@ fn monitor(state: &State) -> Option<OwnedFd> {
 pub(super) fn end_starting(dir: &Path) -> Result<(), RunnerError> {
     let claim = state::read_claim(dir)?;
     if claim.status != Status::Created {
-        return stop(dir, Duration::ZERO);
+        return stop(dir, Duration::ZERO).map(drop);
     }
     peers::wake(&claim);
     kill_server(&claim);

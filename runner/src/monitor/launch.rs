@@ -16,7 +16,7 @@ use crate::filters::Filters;
 use crate::log::LogWriter;
 use crate::plan::{HostFacts, Plan, ProcessSpec};
 use crate::state::{self, State, Status};
-use crate::{init, sys};
+use crate::{init, preserved, sys};
 
 /// How long the server may take to end after its mount is gone, in milliseconds.
 pub(super) const SERVER_END_MS: u32 = 5000;
@@ -56,6 +56,18 @@ pub(super) struct Running {
     pub(super) lock: File,
 }
 
+/// Exit code of a container that was killed since its time was over. Source: podman-run(1).
+const EXIT_CODE_OF_TIMEOUT: i32 = -1;
+
+impl Running {
+    /// Notes that it was killed since its time was over.
+    pub(super) fn tell_timeout(&mut self) {
+        let longest = self.config.run_timeout_s;
+        self.state.exit_code = EXIT_CODE_OF_TIMEOUT;
+        self.state.error = format!("the container was killed after {longest} s, as --timeout asks");
+    }
+}
+
 /// Near and far sides of the standard streams.
 struct Pipes {
     near: [Option<OwnedFd>; 3],
@@ -70,6 +82,8 @@ pub(super) struct Start {
     attached: Option<OwnedFd>,
     /// A process in the user namespace, where whoever starts the container made it.
     space: Option<OwnedFd>,
+    /// What the container's process gets besides its streams; all above its places.
+    preserved: Vec<OwnedFd>,
 }
 
 /// Waits until the container is there to be started; `None` when it is not to be. From then on
@@ -82,11 +96,19 @@ pub(super) fn await_start(dir: &Path, line: &OwnedFd) -> Result<Option<Start>, R
                 sys::dup_onto(log.as_fd(), 2).at("write to the log of", dir)?;
             }
             let attached = options.attach.then(|| fds.next()).flatten();
-            let space = fds.next();
+            let count = options.preserved_fds;
+            let rest = fds
+                .len()
+                .saturating_sub(usize::try_from(count).unwrap_or_default());
+            let space = (rest > 0).then(|| fds.next()).flatten();
+            preserved::close(count);
+            let preserved: std::io::Result<Vec<OwnedFd>> =
+                fds.map(|fd| preserved::clear_of(fd, count)).collect();
             Ok(Some(Start {
                 options,
                 attached,
                 space,
+                preserved: preserved.at("preserve descriptors for", dir)?,
             }))
         }
         Some(_) => Err(RunnerError::Failed(Failure::setup(
@@ -94,6 +116,14 @@ pub(super) fn await_start(dir: &Path, line: &OwnedFd) -> Result<Option<Start>, R
         ))),
         None => Ok(None),
     }
+}
+
+/// What a start has from whoever asked for it.
+#[derive(Debug, Clone, Copy)]
+struct With<'a> {
+    options: &'a StartOptions,
+    mapped: Option<Mapped<'a>>,
+    preserved: &'a [OwnedFd],
 }
 
 /// Starts the container; on `line` whoever asked for it says what else there is to say.
@@ -108,9 +138,12 @@ pub(super) fn launch(
     state::sign_lock(&lock).at("sign the lock of", dir)?;
     let lock = first_to_go(lock);
     let process = start.space.as_ref().map(AsFd::as_fd);
-    let mapped = process.map(|process| Mapped { process, line });
-    let options = (&start.options, mapped);
-    begin(dir, options, start.attached, (lock, monitor))
+    let with = With {
+        options: &start.options,
+        mapped: process.map(|process| Mapped { process, line }),
+        preserved: &start.preserved,
+    };
+    begin(dir, with, start.attached, (lock, monitor))
 }
 
 /// The same lock under a number above all others: the kernel closes what a killed process had from
@@ -126,8 +159,12 @@ pub(super) fn again(ended: Running, monitor: &MonitorOptions) -> Result<Running,
         dir, state, lock, ..
     } = ended;
     let count = state.restart_count;
-    let options = (&StartOptions::default(), None);
-    match begin(&dir, options, None, (lock, monitor)) {
+    let with = With {
+        options: &StartOptions::default(),
+        mapped: None,
+        preserved: &[],
+    };
+    match begin(&dir, with, None, (lock, monitor)) {
         Ok(mut running) => {
             running.state.restart_count = count;
             state::write(&dir, &running.state)?;
@@ -148,7 +185,7 @@ pub(super) fn again(ended: Running, monitor: &MonitorOptions) -> Result<Running,
 
 fn begin(
     dir: &Path,
-    options: (&StartOptions, Option<Mapped<'_>>),
+    with: With<'_>,
     attached: Option<OwnedFd>,
     (lock, monitor): (File, &MonitorOptions),
 ) -> Result<Running, RunnerError> {
@@ -165,7 +202,7 @@ fn begin(
     }
     let listener = super::serve::listen(dir)?;
     let (server, state) = claim(dir, &config, monitor)?;
-    let started = start_processes(dir, &config, options, server);
+    let started = start_processes(dir, &config, with, server);
     let mut started = match started {
         Ok(started) => started,
         Err(error) => {
@@ -200,7 +237,8 @@ fn begin(
         // It hides itself until it has executed its program.
         crate::ids::patiently(|| std::fs::read_link(format!("/proc/{pid}/ns/mnt"))).ok()
     });
-    if let Err(error) = state::write(dir, &state) {
+    let told = write_pidfiles(&config, &state).and_then(|()| state::write(dir, &state));
+    if let Err(error) = told {
         started.init.signal(libc::SIGKILL);
         return Err(error);
     }
@@ -223,6 +261,20 @@ fn begin(
         mount_namespace,
         lock,
     })
+}
+
+/// Tells whoever manages the container, where it asked to be told, who its processes are.
+fn write_pidfiles(config: &ContainerConfig, state: &State) -> Result<(), RunnerError> {
+    let files = [
+        (&config.monitor_pidfile, state.monitor_pid),
+        (&config.pidfile, state.pid),
+    ];
+    for (path, pid) in files {
+        if let Some(path) = path {
+            std::fs::write(path, pid.to_string()).at("write the process id to", path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Starts the server and says in the state who is starting and what will be made: what hangs can
@@ -264,7 +316,7 @@ struct Started {
 fn start_processes(
     dir: &Path,
     config: &ContainerConfig,
-    (options, mapped): (&StartOptions, Option<Mapped<'_>>),
+    with: With<'_>,
     server: Option<Server>,
 ) -> Result<Started, RunnerError> {
     let host = HostFacts::detect();
@@ -277,9 +329,11 @@ fn start_processes(
         Some(make_pipes(config).at("make the streams of", dir)?)
     };
     let (ours, theirs) = channel::pair().at("make a line to the first process of", dir)?;
+    let theirs = preserved::clear_of(theirs, with.options.preserved_fds)
+        .at("make a line to the first process of", dir)?;
     let shm = crate::join::shared_memory(dir, config)?;
     let groups = crate::cgroup::front::make(config)?;
-    let space = mapped.map(|mapped| mapped.process);
+    let space = with.mapped.map(|mapped| mapped.process);
     let forked = crate::join::fork(dir, config, plan.namespaces, space)?;
     let pid = match forked {
         sys::Fork::Child => {
@@ -294,6 +348,7 @@ fn start_processes(
                 cgroups: &groups.doors,
                 filters: &filters,
                 gate: None,
+                preserved: with.preserved,
                 mapped_trees: &[],
                 shm: shm.as_ref().map(AsFd::as_fd),
             };
@@ -312,7 +367,7 @@ fn start_processes(
         doors,
     } = groups;
     drop(doors);
-    let outcome = accompany(dir, config, options, (&host, mapped), (&init, ours.as_fd()));
+    let outcome = accompany(dir, config, with, &host, (&init, ours.as_fd()));
     let ((terminal, supervisor), (net, network)) = match outcome {
         Ok(parts) => parts,
         Err(error) => {
@@ -393,16 +448,16 @@ fn make_pipes(config: &ContainerConfig) -> std::io::Result<Pipes> {
 fn accompany(
     dir: &Path,
     config: &ContainerConfig,
-    options: &StartOptions,
-    (host, mapped): (&HostFacts, Option<Mapped<'_>>),
+    with: With<'_>,
+    host: &HostFacts,
     (init, line): (&Child, BorrowedFd<'_>),
 ) -> Result<(Parts, Net), RunnerError> {
-    match mapped {
+    match with.mapped {
         Some(mapped) => id_space::await_id_map(config, mapped, line),
         None => id_space::write_id_map(config, host, (init.pid, line)),
     }?;
     let net = connect(dir, config, init, line)?;
-    match await_exec(config, options, init, line) {
+    match await_exec(config, with.options, init, line) {
         Ok(parts) => Ok((parts, net)),
         Err(error) => {
             crate::net::abandon(net, dir);

@@ -44,6 +44,8 @@ pub struct StartOptions {
     pub columns: u16,
     /// Whether a client is attached from the beginning.
     pub attach: bool,
+    /// Descriptors of the caller's that the container's process gets, from 3 on.
+    pub preserved_fds: u32,
 }
 
 /// Something that happens to a container under its monitor.
@@ -228,7 +230,7 @@ fn live(mut running: launch::Running, options: &MonitorOptions) -> Result<(), Ru
         }
         clients.tell_end(&running.state);
         let Some(wait) = wait else { return Ok(()) };
-        if !serve::pause(&running, wait) {
+        if !restart::pause(&running, wait) {
             running.state.status = state::Status::Exited;
             return state::write(&running.dir, &running.state);
         }

@@ -16,7 +16,7 @@ use crate::channel::{self, Message};
 use crate::config::ContainerConfig;
 use crate::error::{At, Failure, RunnerError};
 use crate::seal::{self, Sealed};
-use crate::{peers, state, sys};
+use crate::{peers, preserved, state, sys};
 
 /// A monitor whose container is not there yet; dropping it ends it.
 #[derive(Debug)]
@@ -131,16 +131,19 @@ impl Waiting {
         } else {
             (None, None)
         };
+        let preserved = preserved::take(options.preserved_fds);
+        let preserved = preserved.at("preserve descriptors for", dir)?;
         let rights: Vec<BorrowedFd<'_>> = [log.as_fd()]
             .into_iter()
             .chain(far.iter().map(AsFd::as_fd))
             .chain(space.iter().map(IdSpace::process))
+            .chain(preserved.iter().map(AsFd::as_fd))
             .collect();
         let started = Message::Start(options.clone());
         let told = channel::send(self.line.as_fd(), &started, &rights);
         told.at("write to the monitor of", dir)?;
         // Ours would keep the stream open after the monitor's end.
-        drop(far);
+        drop((far, preserved));
         drop(self.sealed.take());
         if let Some(space) = &mut space {
             let said = match space.finish() {

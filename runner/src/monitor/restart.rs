@@ -1,9 +1,12 @@
 //! Whether and when a container that ended is started again.
 
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use super::launch::Running;
 use crate::config::RestartPolicy;
+use crate::sys;
 
 /// The file in a container's directory that says that it was ended by hand.
 const BY_HAND: &str = "stopped";
@@ -49,6 +52,18 @@ impl Restarts {
         self.count = self.count.saturating_add(1);
         Some(self.wait)
     }
+}
+
+/// Waits before the next start; false when the container is to stay ended.
+pub(super) fn pause(running: &Running, wait: Duration) -> bool {
+    let millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+    let woken = super::wait_readable(running.signals.as_fd(), millis);
+    let mut record = [0_u8; 128];
+    let signal = match woken.then(|| rustix::io::read(&running.signals, &mut record)) {
+        Some(Ok(_)) => sys::signal_number(&record),
+        _ => None,
+    };
+    signal != Some(libc::SIGTERM) && !stopped_by_hand(&running.dir) && running.dir.is_dir()
 }
 
 /// Notes that a user ended the container, so that no policy starts it again.

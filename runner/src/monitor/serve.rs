@@ -30,6 +30,8 @@ const SERVER_PATIENCE: Duration = Duration::from_secs(5);
 const NET_RESTARTS_MAX: usize = 5;
 /// See there.
 const NET_RESTARTS_IN: Duration = Duration::from_secs(10);
+/// Exit code of a process that SIGKILL ended.
+const EXIT_CODE_KILLED: i32 = 128 + libc::SIGKILL;
 /// How long clients may take to read what is left after the end, in milliseconds.
 const CLIENT_DRAIN_MS: u32 = 2000;
 
@@ -49,6 +51,9 @@ struct Loop<'a> {
     /// When the network helper was started again lately.
     net_restarts: Vec<Instant>,
     kill_at: Option<Instant>,
+    /// When it has run as long as it may.
+    over_at: Option<Instant>,
+    is_over: bool,
     /// When the memory of the start is given back.
     settled_at: Option<Instant>,
     /// When a server is killed that keeps the dead from dying.
@@ -90,20 +95,6 @@ impl Clients {
     }
 }
 
-/// Waits before the next start; false when the container is to stay ended.
-pub(super) fn pause(running: &Running, wait: Duration) -> bool {
-    let millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
-    let woken = super::wait_readable(running.signals.as_fd(), millis);
-    let mut record = [0_u8; 128];
-    let signal = match woken.then(|| rustix::io::read(&running.signals, &mut record)) {
-        Some(Ok(_)) => sys::signal_number(&record),
-        _ => None,
-    };
-    signal != Some(libc::SIGTERM)
-        && !super::restart::stopped_by_hand(&running.dir)
-        && running.dir.is_dir()
-}
-
 /// Carries streams and signals until the container has ended; the outcome is in the state.
 pub(super) fn serve(
     running: &mut Running,
@@ -115,7 +106,9 @@ pub(super) fn serve(
         input: VecDeque::new(),
         input_ends: false,
         net_restarts: Vec::new(),
-        kill_at: (!longest.is_zero()).then(|| Instant::now() + longest),
+        kill_at: None,
+        is_over: false,
+        over_at: (!longest.is_zero()).then(|| Instant::now() + longest),
         settled_at: Some(Instant::now() + memory::SETTLED_AFTER),
         kill_server_at: None,
         checks: running.config.health.as_ref().map(Checks::new),
@@ -199,6 +192,10 @@ impl Loop<'_> {
             self.settled_at = None;
             memory::give_back();
         }
+        if self.over_at.is_some_and(|at| Instant::now() >= at) {
+            (self.over_at, self.is_over) = (None, true);
+            self.kill_at = Some(Instant::now());
+        }
         if self.kill_at.is_some_and(|at| Instant::now() >= at) {
             self.kill_at = None;
             self.running.init.signal(libc::SIGKILL);
@@ -278,11 +275,17 @@ impl Loop<'_> {
             .map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags))
             .collect();
         let check_at = self.checks.as_ref().map(Checks::next);
-        let timeout = [self.kill_at, self.settled_at, self.kill_server_at, check_at]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| timespec(at.saturating_duration_since(Instant::now())));
+        let timeout = [
+            self.kill_at,
+            self.over_at,
+            self.settled_at,
+            self.kill_server_at,
+            check_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|at| timespec(at.saturating_duration_since(Instant::now())));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).at("wait for", &running.dir),
@@ -505,6 +508,9 @@ impl Loop<'_> {
         }
         let running = &mut *self.running;
         running.state.exit_code = running.init.reap();
+        if self.is_over && running.state.exit_code == EXIT_CODE_KILLED {
+            running.tell_timeout();
+        }
         if running.config.host.pid {
             orphans::end_children(running);
         }

@@ -246,6 +246,7 @@ fn make(
                 cgroups: &entry.doors,
                 filters: &entry.filters,
                 gate: None,
+                preserved: &[],
                 mapped_trees: &[],
                 shm: None,
             };
@@ -334,6 +335,7 @@ fn become_process(entry: &Entry, line: &init::Line<'_>, made: &mut Made) -> Fail
         pipes: None,
         dies_with_parent: !entry.detach,
         gate: None,
+        preserved: &[],
     };
     process::execute(&entry.spec, &streams, line.filters, line.monitor)
 }

@@ -336,6 +336,7 @@ fn start_process(
                 cgroups: &groups.doors,
                 filters: &prepared.filters,
                 gate: Some(&gate),
+                preserved: &[],
                 mapped_trees: &prepared.mapped_trees,
                 shm: None,
             };

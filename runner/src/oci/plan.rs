@@ -418,6 +418,7 @@ pub(crate) fn process_spec(process: &Process, preserved_fds: u32) -> ProcessSpec
         seccomp: Seccomp::Unconfined,
         squash: false,
         init: false,
+        preserved_fds,
         exact: Some(Exact {
             uid: process.user.uid,
             gid: process.user.gid,
@@ -428,7 +429,6 @@ pub(crate) fn process_spec(process: &Process, preserved_fds: u32) -> ProcessSpec
             permitted: CapSet::named(&sets.permitted),
             inheritable: CapSet::named(&sets.inheritable),
             ambient: CapSet::named(&sets.ambient),
-            preserved_fds,
         }),
     }
 }

@@ -10,6 +10,7 @@ use std::ptr;
 
 use rustix::process::Pid;
 
+pub(crate) mod given;
 pub(crate) mod memory;
 pub(crate) mod net;
 pub(crate) mod place;

@@ -6,6 +6,7 @@ use clap::{ArgAction, Args};
 
 use super::Choice;
 use super::limits::{DeviceLimitArgs, LimitArgs};
+use super::podman::PodmanArgs;
 use super::rare::RareArgs;
 
 // `rrun create [OPTIONS] IMAGE [COMMAND] [ARG...]`: everything that shapes a container.
@@ -27,6 +28,9 @@ pub(crate) struct CreateArgs {
     /// Rare ones
     #[command(flatten)]
     pub(crate) rare: RareArgs,
+    /// Podman's
+    #[command(flatten)]
+    pub(crate) podman: PodmanArgs,
     /// Add a line to /etc/hosts (HOST:IP)
     #[arg(long = "add-host", value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,
@@ -199,14 +203,6 @@ pub(crate) struct CreateArgs {
     /// Seconds to wait after that signal before killing
     #[arg(long = "stop-timeout", value_name = "SECONDS")]
     pub(crate) stop_timeout: Option<u32>,
-    /// Seconds after which it is killed
-    #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 0,
-        hide_default_value = true
-    )]
-    pub(crate) timeout: u32,
     /// Kernel parameter of a namespace (KEY=VALUE)
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) sysctl: Vec<String>,
@@ -255,6 +251,14 @@ pub(crate) struct RunArgs {
     /// Keys that detach, such as ctrl-p,ctrl-q
     #[arg(long = "detach-keys", value_name = "KEYS")]
     pub(crate) detach_keys: Option<String>,
+    /// Give it this many of the caller's file descriptors, from 3 on
+    #[arg(
+        long = "preserve-fds",
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) preserve_fds: u32,
     /// Pass signals on to the container
     #[arg(long = "sig-proxy", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
     pub(crate) sig_proxy: bool,
@@ -353,6 +357,14 @@ pub(crate) struct ExecArgs {
     /// Keep standard input open
     #[arg(short = 'i', long)]
     pub(crate) interactive: bool,
+    /// Give it this many of the caller's file descriptors, from 3 on
+    #[arg(
+        long = "preserve-fds",
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) preserve_fds: u32,
     /// All capabilities
     #[arg(long)]
     pub(crate) privileged: bool,
@@ -425,7 +437,7 @@ pub(crate) struct RmArgs {
     /// Which containers
     #[command(flatten)]
     pub(crate) choice: Choice,
-    /// Also remove the containers that use its network
+    /// Also remove the containers that use its namespaces
     #[arg(long)]
     pub(crate) depend: bool,
     /// Kill it first when it runs

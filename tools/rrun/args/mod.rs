@@ -11,6 +11,7 @@ mod image;
 mod limits;
 mod look;
 pub(crate) mod oci;
+mod podman;
 mod rare;
 mod system;
 
@@ -29,6 +30,7 @@ pub(crate) use image::{
 };
 pub(crate) use limits::{DeviceLimitArgs, LimitArgs};
 pub(crate) use look::{EventsArgs, LogsArgs, PsArgs, StatsArgs, TopArgs};
+pub(crate) use podman::PodmanArgs;
 pub(crate) use system::{
     ExistsArgs, InfoArgs, InspectArgs, PruneArgs, StoreCheckArgs, VersionArgs, VolumeCreateArgs,
     VolumeInspectArgs, VolumeLsArgs, VolumePruneArgs, VolumeRmArgs,

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
+use rrun_runner::container::Stopped;
 use rrun_runner::exec::{self, ExecSpec, Outcome};
 use rrun_runner::{
     ContainerConfig, RunnerError, StartOptions, Status, container, names, parse_signal, read_state,
@@ -15,7 +16,7 @@ use super::hidden::Parts;
 use super::run::failed;
 use super::{journal, mount_points, volume};
 use crate::args::{ExecArgs, KillArgs, PauseArgs, RenameArgs, RmArgs, StopArgs, WaitArgs};
-use crate::environment::Environment;
+use crate::environment::{Compat, Environment};
 use crate::failure::{ExitCode, Failure};
 use crate::{report, request};
 
@@ -57,7 +58,20 @@ fn stop_one(dir: &Path, args: &StopArgs) -> Result<(), Failure> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(container::stop(dir, patience(args.time, &config))?)
+    let patience = patience(args.time, &config);
+    let stopped = container::stop(dir, patience)?;
+    if stopped == Stopped::Killed && !patience.is_zero() {
+        let signal = match config.stop_signal.as_str() {
+            "" => "SIGTERM",
+            named => named,
+        };
+        report::warn(&format!(
+            "StopSignal {signal} failed to stop container {} in {} seconds, resorting to SIGKILL",
+            config.name,
+            patience.as_secs()
+        ));
+    }
+    Ok(())
 }
 
 /// What stops a container unless told otherwise.
@@ -173,8 +187,15 @@ pub(crate) fn rm(args: &RmArgs, environment: &Environment) -> Result<ExitCode, F
     if args.depend {
         names = with_dependents(names, environment)?;
     }
+    // Where all go, those that depend on others go too.
+    let check = environment.compat == Compat::Podman && !args.choice.all;
     for name in &names {
-        match rm_one(name, args, environment) {
+        let may = if check {
+            no_dependents(name, environment)
+        } else {
+            Ok(())
+        };
+        match may.and_then(|()| rm_one(name, args, environment)) {
             Ok(true) => report::line(name)?,
             Ok(false) => {}
             Err(failure) => {
@@ -186,7 +207,37 @@ pub(crate) fn rm(args: &RmArgs, environment: &Environment) -> Result<ExitCode, F
     Ok(code)
 }
 
-/// The names, each after the containers that share its network.
+/// Whether a container uses namespaces of another.
+fn depends(one: &ContainerConfig, on: &str) -> bool {
+    let joined = [&one.net.join, &one.joins.pid, &one.joins.ipc];
+    joined.into_iter().flatten().any(|id| id == on)
+}
+
+/// Refuses to remove what others depend on, as podman does.
+fn no_dependents(name: &str, environment: &Environment) -> Result<(), Failure> {
+    let containers = environment.containers();
+    let Ok(dir) = names::resolve(&containers, name) else {
+        return Ok(());
+    };
+    let Ok(config) = ContainerConfig::load(&dir) else {
+        return Ok(());
+    };
+    let all = container::list(&containers)?;
+    let users = all.iter().map(|one| &one.config);
+    let users = users.filter(|one| depends(one, &config.id));
+    let users: Vec<&str> = users.map(|one| one.id.as_str()).collect();
+    if users.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::general(format!(
+        "container {} has dependent containers which must be removed before it: {}",
+        config.id,
+        users.join(", ")
+    ))
+    .hint("remove them too with 'rrun rm --depend'"))
+}
+
+/// The names, each after the containers that share namespaces of its.
 fn with_dependents(names: Vec<String>, environment: &Environment) -> Result<Vec<String>, Failure> {
     let containers = environment.containers();
     let all = container::list(&containers)?;
@@ -194,9 +245,7 @@ fn with_dependents(names: Vec<String>, environment: &Environment) -> Result<Vec<
     for name in names {
         if let Ok(dir) = names::resolve(&containers, &name) {
             let id = ContainerConfig::load(&dir)?.id;
-            let users = all
-                .iter()
-                .filter(|one| one.config.net.join.as_ref() == Some(&id));
+            let users = all.iter().filter(|one| depends(&one.config, &id));
             wanted.extend(users.map(|one| one.config.id.clone()));
         }
         wanted.push(name);
@@ -293,7 +342,9 @@ pub(crate) fn exec_in(args: ExecArgs, environment: &Environment) -> Result<ExitC
         privileged: request.privileged,
         detach: request.detach,
         detach_keys: keys,
+        preserved_fds: request.preserved_fds,
     };
+    rrun_runner::check_preserved(spec.preserved_fds).map_err(failed)?;
     let action = format!("exec_start: {}", spec.argv.join(" "));
     journal::of_dir(environment, &action, &dir, &[]);
     let outcome = exec::run(&dir, &spec).map_err(failed)?;

@@ -9,6 +9,7 @@ use rrun_store::{Lease, Store, chain_id};
 use rrun_union::{DirLayers, IdStore, IdView, IdWindow, Options, Union, Writer, XattrDialect};
 use serde_json::{Value, json};
 
+use super::create::CONTAINERENV;
 use super::init_layer::InitLayer;
 use super::within::overlay;
 use crate::failure::Failure;
@@ -187,13 +188,19 @@ fn stored(config: &ContainerConfig) -> Options {
     }
 }
 
+/// What the container is told of itself; nothing but where it is privileged.
+fn containerenv(config: &ContainerConfig) -> &str {
+    let text = config.extra.get(CONTAINERENV).and_then(Value::as_str);
+    text.unwrap_or_default()
+}
+
 fn open(
     dir: Option<&Path>,
     config: &ContainerConfig,
     options: Options,
 ) -> Result<(Arc<Union>, Option<Lease>), Failure> {
     let (tree, lease) = Ground::of(config)?.open()?;
-    let lower = Arc::new(InitLayer::on(tree)?);
+    let lower = Arc::new(InitLayer::on(tree, containerenv(config))?);
     let upper = dir.map(|dir| (dir.join("upper"), dir.join("work")));
     let upper = upper.as_ref().map(|(upper, work)| (&**upper, &**work));
     let union = Union::open(lower, upper, options)?;

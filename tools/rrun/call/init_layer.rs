@@ -10,8 +10,10 @@ use rrun_core::{Attr, Data, Device, Errno, FileType, Lower, LowerEntry, NodeId, 
 
 /// What is there when nothing else is: path (at most one directory deep) and type.
 ///
-/// Source: moby daemon/initlayer.
-const WANTED: [(&str, &str, FileType); 9] = [
+/// Source: moby daemon/initlayer; podman-run(1).
+///
+/// The order is that of the locators, which are kept on disk: new ones come last.
+const WANTED: [(&str, &str, FileType); 10] = [
     ("", ".dockerenv", FileType::Regular),
     ("", "dev", FileType::Directory),
     ("", "etc", FileType::Directory),
@@ -21,8 +23,12 @@ const WANTED: [(&str, &str, FileType); 9] = [
     ("etc", "hosts", FileType::Regular),
     ("etc", "mtab", FileType::Symlink),
     ("etc", "resolv.conf", FileType::Regular),
+    // Podman's; an image without /run goes without it, as with Docker.
+    ("run", ".containerenv", FileType::Regular),
 ];
 
+/// The one file that may have something in it.
+const CONTAINERENV: &str = ".containerenv";
 /// Where the one symbolic link, `/etc/mtab`, leads.
 const MTAB: &[u8] = b"/proc/mounts";
 
@@ -47,14 +53,17 @@ pub(crate) struct InitLayer {
     tree: Arc<dyn Lower>,
     /// By number: `FIRST_ID + index` is the node. `None` for what the tree has itself.
     added: Vec<Option<Added>>,
+    /// What is in `/run/.containerenv`.
+    containerenv: Vec<u8>,
 }
 
 impl InitLayer {
     /// Adds to `tree` what it lacks.
-    pub(crate) fn on(tree: Arc<dyn Lower>) -> Result<Self, Errno> {
+    pub(crate) fn on(tree: Arc<dyn Lower>, containerenv: &str) -> Result<Self, Errno> {
         let mut layer = Self {
             tree,
             added: Vec::new(),
+            containerenv: containerenv.as_bytes().to_vec(),
         };
         for (dir, name, kind) in WANTED {
             let parent = match dir {
@@ -86,6 +95,17 @@ impl InitLayer {
         self.added.get(index).copied().flatten()
     }
 
+    /// What is in one of our files.
+    fn content(&self, added: Added) -> &[u8] {
+        if added.kind == FileType::Symlink {
+            MTAB
+        } else if added.name == CONTAINERENV {
+            &self.containerenv
+        } else {
+            &[]
+        }
+    }
+
     /// Our additions to a directory, with their nodes.
     fn added_to(&self, dir: NodeId) -> impl Iterator<Item = (u64, NodeId, Added)> {
         (0_u64..)
@@ -97,8 +117,8 @@ impl InitLayer {
     }
 }
 
-/// Attributes of an added file: as if made in 1970, empty, root's.
-fn attr_of(node: NodeId, kind: FileType) -> Attr {
+/// Attributes of an added file: as if made in 1970, root's.
+fn attr_of(node: NodeId, kind: FileType, size: usize) -> Attr {
     let is_dir = kind == FileType::Directory;
     let is_link = kind == FileType::Symlink;
     Attr {
@@ -113,7 +133,7 @@ fn attr_of(node: NodeId, kind: FileType) -> Attr {
         gid: 0,
         nlink: if is_dir { 2 } else { 1 },
         rdev: Device::default(),
-        size: if is_link { MTAB.len() as u64 } else { 0 },
+        size: size as u64,
         blocks: 0,
         atime: Time::default(),
         mtime: Time::default(),
@@ -125,7 +145,7 @@ fn attr_of(node: NodeId, kind: FileType) -> Attr {
 impl Lower for InitLayer {
     fn attr(&self, node: NodeId) -> Result<Attr, Errno> {
         if let Some(added) = self.own(node) {
-            return Ok(attr_of(node, added.kind));
+            return Ok(attr_of(node, added.kind, self.content(added).len()));
         }
         let mut attr = self.tree.attr(node)?;
         // 1 means that subdirectories are not counted.
@@ -187,7 +207,7 @@ impl Lower for InitLayer {
 
     fn readlink(&self, node: NodeId) -> Result<Vec<u8>, Errno> {
         match self.own(node) {
-            Some(added) if added.kind == FileType::Symlink => Ok(MTAB.to_vec()),
+            Some(added) if added.kind == FileType::Symlink => Ok(self.content(added).to_vec()),
             Some(_) => Err(Errno::EINVAL),
             None => self.tree.readlink(node),
         }
@@ -213,7 +233,9 @@ impl Lower for InitLayer {
 
     fn data(&self, node: NodeId) -> Result<Data, Errno> {
         match self.own(node) {
-            Some(added) if added.kind == FileType::Regular => Ok(Data::Bytes(Box::default())),
+            Some(added) if added.kind == FileType::Regular => {
+                Ok(Data::Bytes(self.content(added).into()))
+            }
             Some(_) => Err(Errno::EINVAL),
             None => self.tree.data(node),
         }
@@ -285,7 +307,7 @@ mod tests {
         std::fs::create_dir_all(dir.path().join("proc")).unwrap();
         std::fs::write(dir.path().join("etc/hosts"), "own").unwrap();
         let tree = DirLayers::open(&[dir.path().to_owned()], false).unwrap();
-        let layer = InitLayer::on(Arc::new(tree)).unwrap();
+        let layer = InitLayer::on(Arc::new(tree), "").unwrap();
         for step in [false, true] {
             assert_eq!(
                 names(&layer, NodeId::ROOT, step),
@@ -312,11 +334,28 @@ mod tests {
     }
 
     #[test]
+    fn what_the_container_is_told_of_itself_can_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("run")).unwrap();
+        let tree = DirLayers::open(&[dir.path().to_owned()], false).unwrap();
+        let layer = InitLayer::on(Arc::new(tree), "engine").unwrap();
+        let run = layer.lookup(NodeId::ROOT, b"run").unwrap().unwrap();
+        let file = layer.lookup(run, b".containerenv").unwrap().unwrap();
+        assert_eq!(layer.attr(file).unwrap().size, 6);
+        match layer.data(file).unwrap() {
+            Data::Bytes(bytes) => assert_eq!(&*bytes, b"engine"),
+            other => panic!("{other:?}"),
+        }
+        let locator = layer.locator(file).unwrap();
+        assert_eq!(layer.locate(&locator), Ok(Some(file)));
+    }
+
+    #[test]
     fn a_symbolic_link_in_place_of_a_directory_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink("/tmp", dir.path().join("etc")).unwrap();
         let tree = DirLayers::open(&[dir.path().to_owned()], false).unwrap();
-        let layer = InitLayer::on(Arc::new(tree)).unwrap();
+        let layer = InitLayer::on(Arc::new(tree), "").unwrap();
         assert_eq!(
             names(&layer, NodeId::ROOT, true),
             [".dockerenv", "dev", "etc", "proc", "sys"]

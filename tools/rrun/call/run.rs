@@ -15,7 +15,7 @@ use crate::args::{AttachArgs, Choice, CreateArgs, RunArgs, StartArgs};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::report;
-use crate::request;
+use crate::request::{self, CreateRequest};
 
 /// `rrun create`.
 pub(crate) fn create(args: CreateArgs, environment: &Environment) -> Result<ExitCode, Failure> {
@@ -64,6 +64,7 @@ pub(crate) fn run(
             "conflicting options: cannot specify both --attach and --detach",
         ));
     }
+    check_preserved(args.preserve_fds, &request)?;
     check_terminal(request.tty && request.interactive && attach)?;
     let Early { id, waiting } = match early {
         Some(early) => early,
@@ -73,7 +74,11 @@ pub(crate) fn run(
     if request.dry_run {
         return dry_run(&created);
     }
-    let started = waiting.start(&created.config, &start_options(&created.config, attach));
+    let options = StartOptions {
+        preserved_fds: args.preserve_fds,
+        ..start_options(&created.config, attach)
+    };
+    let started = waiting.start(&created.config, &options);
     let socket = match started.map(warned).map_err(failed) {
         Ok(socket) => socket,
         Err(failure) => {
@@ -120,6 +125,16 @@ fn check_terminal(wanted: bool) -> Result<(), Failure> {
     Ok(())
 }
 
+fn check_preserved(count: u32, request: &CreateRequest) -> Result<(), Failure> {
+    if count > 0 && request.life.restart.name != "no" {
+        return Err(Failure::flags(
+            "conflicting options: --preserve-fds and --restart: a restarted container has nobody \
+             to get file descriptors from",
+        ));
+    }
+    rrun_runner::check_preserved(count).map_err(failed)
+}
+
 /// The bytes of `--detach-keys`, or of the client's settings; else ctrl-p ctrl-q.
 pub(super) fn detach_keys(
     text: Option<&str>,
@@ -145,6 +160,7 @@ fn start_options(config: &ContainerConfig, attach: bool) -> StartOptions {
         rows,
         columns,
         attach,
+        ..StartOptions::default()
     }
 }
 

@@ -6,6 +6,7 @@ mod lifecycle;
 mod limits;
 mod mount;
 mod network;
+mod podman;
 mod rare;
 mod security;
 mod spaces;
@@ -29,6 +30,7 @@ pub(crate) use mount::{
     DEVICE, Mount, MountSource, PROPAGATIONS, VolumesFrom, clean_target, volume_name,
 };
 pub(crate) use network::{Mode, NetworkRequest, Port};
+pub(crate) use podman::{Podman, Systemd};
 pub(crate) use security::{Seccomp, Security};
 pub(crate) use spaces::{Ipc, Pid, Spaces};
 
@@ -106,7 +108,7 @@ pub(crate) struct CreateRequest {
     pub(crate) shm_size_bytes: Option<u64>,
     pub(crate) stop_signal: Option<String>,
     pub(crate) stop_timeout_s: Option<u32>,
-    pub(crate) run_timeout_s: u32,
+    pub(crate) podman: Podman,
     pub(crate) cidfile: Option<PathBuf>,
     pub(crate) pull: PullWhen,
     pub(crate) platform: Option<String>,
@@ -126,6 +128,7 @@ pub(crate) struct ExecRequest {
     pub(crate) interactive: bool,
     pub(crate) detach: bool,
     pub(crate) privileged: bool,
+    pub(crate) preserved_fds: u32,
 }
 
 /// Resolves `run` and `create`; `verb` is the one typed, for messages.
@@ -180,7 +183,7 @@ pub(crate) fn create(mut typed: CreateArgs, verb: &str) -> Result<CreateRequest,
         shm_size_bytes: shm_size(typed.shm_size.as_deref())?,
         stop_signal: stop_signal(typed.stop_signal)?,
         stop_timeout_s: typed.stop_timeout,
-        run_timeout_s: typed.timeout,
+        podman: Podman::parse(typed.podman)?,
         cidfile: typed.cidfile,
         pull: pull_when(&typed.pull)?,
         platform: typed.platform,
@@ -283,6 +286,7 @@ pub(crate) fn exec(typed: ExecArgs) -> Result<ExecRequest, Failure> {
         interactive: typed.interactive,
         detach: typed.detach,
         privileged: typed.privileged,
+        preserved_fds: typed.preserve_fds,
     })
 }
 

@@ -3,6 +3,7 @@
 mod devices;
 mod health;
 mod mounts;
+mod podman;
 mod single;
 mod spaces;
 mod spread;
@@ -25,7 +26,7 @@ use super::ground::Ground;
 use super::hidden::Parts;
 use super::mount_points;
 use super::{etc, fs_mode, image, journal, network as net, volume};
-use crate::environment::Environment;
+use crate::environment::{Compat, Environment};
 use crate::failure::{ExitCode, Failure};
 use crate::request::{self, CreateRequest};
 
@@ -211,12 +212,13 @@ fn argv(request: &CreateRequest, defaults: &Value) -> Result<Vec<String>, Failur
 /// The variables of the process. One that is only named takes away what every process has.
 ///
 /// Source: moby, `ReplaceOrAppendEnvVars`.
-fn env(request: &CreateRequest, defaults: &Value) -> Vec<String> {
+fn env(request: &CreateRequest, defaults: &Value, compat: Compat) -> Vec<String> {
     let mut env: Vec<(String, String)> = texts(defaults, "Env")
         .iter()
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
+    podman::variables(request, compat, &mut env);
     env.retain(|(name, _)| !request.env_unset.contains(name));
     for (name, value) in &request.env {
         match env.iter_mut().find(|(known, _)| known == name) {
@@ -226,9 +228,10 @@ fn env(request: &CreateRequest, defaults: &Value) -> Vec<String> {
     }
     let unset = request.env_unset.iter();
     let taken_away = unset.filter(|name| GIVEN_VARIABLES.contains(&name.as_str()));
+    let taken_away = taken_away.cloned().chain(podman::taken_away(request, &env));
     env.iter()
         .map(|(name, value)| format!("{name}={value}"))
-        .chain(taken_away.cloned())
+        .chain(taken_away)
         .collect()
 }
 
@@ -265,7 +268,7 @@ fn compose(
         image_id: source.id.map(|id| id.to_string()).unwrap_or_default(),
         created: jiff::Timestamp::now().to_string(),
         argv: argv(request, defaults)?,
-        env: env(request, defaults),
+        env: env(request, defaults, environment.compat),
         cwd: pick(&request.workdir, "WorkingDir"),
         user: pick(&request.user, "User"),
         group_add: request.groups.clone(),
@@ -284,7 +287,6 @@ fn compose(
         rlimits: rlimits(request),
         stop_signal: pick(&request.stop_signal, "StopSignal"),
         stop_timeout_s: request.stop_timeout_s.unwrap_or(STOP_TIMEOUT_S),
-        run_timeout_s: request.run_timeout_s,
         labels: labels(request, defaults),
         auto_remove: request.remove,
         domainname: request.domainname.clone().unwrap_or_default(),
@@ -303,6 +305,7 @@ fn compose(
     spaces::compose(&request.spaces, environment, &mut config)?;
     extra(request, defaults, &mut config);
     net::compose(request, defaults, joined.as_ref(), &mut config)?;
+    podman::compose(request, environment, &mut config);
     Ok(config)
 }
 
@@ -347,6 +350,8 @@ fn labels(request: &CreateRequest, defaults: &Value) -> BTreeMap<String, String>
     labels.extend(request.labels.clone());
     labels
 }
+
+pub(crate) use podman::CONTAINERENV;
 
 /// Where the options for `inspect` are kept in a configuration.
 pub(crate) const HOST_CONFIG: &str = "host";

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rrun_runner::{ContainerConfig, Mount, MountKind, Propagation, container, names};
 use serde_json::{Map, Value};
 
-use super::{devices, spread};
+use super::{devices, podman, spread};
 use crate::call::mount_points::{self, MountPoint};
 use crate::call::volume;
 use crate::environment::Environment;
@@ -44,6 +44,7 @@ pub(super) fn make(
             read_only: false,
         });
     }
+    podman::mounts(config, dir)?;
     devices::guard(config);
     mount_points::put(config, &made.points);
     if !made.fresh.is_empty() {

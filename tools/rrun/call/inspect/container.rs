@@ -2,7 +2,7 @@
 //!
 //! Source: moby api/types/container.
 
-use rrun_runner::{Container, IdMap, LogDriver, Status};
+use rrun_runner::{Container, IdMap, LogDriver, Status, container};
 use serde_json::{Map, Value, json};
 
 use super::limits;
@@ -61,6 +61,15 @@ pub(super) fn describe(one: &Container, size: bool, environment: &Environment) -
         map.insert("Mounts".to_owned(), json!(points));
         map.insert("Config".to_owned(), own_config(one));
         map.insert("NetworkSettings".to_owned(), network::settings(one));
+        let pidfiles = [
+            ("PidFile", &config.pidfile),
+            ("ConmonPidFile", &config.monitor_pidfile),
+        ];
+        for (name, path) in pidfiles {
+            if let Some(path) = path {
+                map.insert(name.to_owned(), json!(path));
+            }
+        }
     }
     object
 }
@@ -76,7 +85,7 @@ fn log_path(one: &Container) -> String {
 fn state(one: &Container) -> Value {
     let state = &one.state;
     let up = matches!(state.status, Status::Running | Status::Paused) || restarting(one);
-    json!({
+    let mut object = json!({
         "Status": state_word(one),
         "Running": up,
         "Paused": state.status == Status::Paused,
@@ -98,7 +107,16 @@ fn state(one: &Container) -> Value {
                 "Output": probe.output,
             })).collect::<Vec<_>>(),
         })),
-    })
+    });
+    if let Some(map) = object.as_object_mut() {
+        // Podman's name for the process id of a container's monitor.
+        let monitor = if up { state.monitor_pid } else { 0 };
+        map.insert("ConmonPid".to_owned(), json!(monitor));
+        if up && container::is_stopping(&one.dir) {
+            map.insert("Stopping".to_owned(), json!(true));
+        }
+    }
+    object
 }
 
 /// What was asked for, as `create` kept it.
@@ -248,6 +266,13 @@ fn own_config(one: &Container) -> Value {
     }
     if config.extra.get("stop_timeout") == Some(&json!(true)) {
         put("StopTimeout", json!(config.stop_timeout_s));
+    }
+    // Podman's, where they were asked for.
+    if config.run_timeout_s != 0 {
+        put("Timeout", json!(config.run_timeout_s));
+    }
+    if config.service_manager {
+        put("SystemdMode", json!(true));
     }
     Value::Object(object)
 }
