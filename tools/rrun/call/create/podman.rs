@@ -84,7 +84,7 @@ pub(super) fn compose(
         }
     }
     if config.privileged {
-        let text = containerenv(environment, config);
+        let text = containerenv(config);
         config.extra.insert(CONTAINERENV.to_owned(), json!(text));
     }
 }
@@ -97,14 +97,10 @@ fn is_manager(command: &str) -> bool {
 /// What programs in a privileged container can read about it.
 ///
 /// Source: podman-run(1).
-fn containerenv(environment: &Environment, config: &ContainerConfig) -> String {
-    let engine = match environment.compat {
-        Compat::Docker => "rrun",
-        Compat::Podman => "podman-compatible-rrun",
-    };
+fn containerenv(config: &ContainerConfig) -> String {
     let id = config.image_id.as_str();
     format!(
-        "engine=\"{engine}-{}\"\nname={:?}\nid=\"{}\"\nimage={:?}\nimageid=\"{}\"\nrootless={}\n",
+        "engine=\"rrun-{}\"\nname={:?}\nid=\"{}\"\nimage={:?}\nimageid=\"{}\"\nrootless={}\n",
         crate::call::VERSION,
         config.name,
         config.id,
