@@ -41,6 +41,10 @@ const STAY: u32 = 512;
 /// is after `halt_poll_ns`, by default 200 us. Source: `vcpu_is_preempted` in the scheduler.
 pub(crate) const CALM: Duration = Duration::from_micros(300);
 
+/// So many requests of one asker in a row before it is made to wait for that: a short one would
+/// not get its time back.
+const STREAK_CALM: u32 = 128;
+
 /// What the leading worker is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advice {
@@ -161,7 +165,7 @@ impl Follow {
         };
         self.settled = 0;
         if self.hasty < HASTY_MAX {
-            let calm = self.hasty > 0;
+            let calm = self.hasty > 0 && self.streak >= STREAK_CALM;
             return Advice::Move { processor, calm };
         }
         self.hasty = 0;
@@ -234,11 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hasty_move_is_a_calm_one() {
+    fn a_hasty_move_after_a_long_asker_is_a_calm_one() {
         let mut follow = Follow::new(None);
         let advice = |processor, calm| Advice::Move { processor, calm };
         assert_eq!(follow.judge(Some(0), None, true), advice(0, false));
-        assert_eq!(follow.judge(Some(1), Some(0), true), advice(1, true));
+        assert_eq!(follow.judge(Some(1), Some(0), true), advice(1, false));
+        follow.streak = STREAK_CALM;
+        assert_eq!(follow.judge(Some(0), Some(1), true), advice(0, true));
     }
 
     #[test]
