@@ -52,12 +52,20 @@ pub fn prepare(dir: &Path, monitor_argv: &[OsString]) -> Result<Waiting, RunnerE
         session: true,
     };
     let sealed = seal::program();
-    let monitor = match &sealed {
-        Some(sealed) => sys::spawn_program(sealed.path().as_os_str(), &spawn, None),
-        None => sys::spawn(&spawn),
-    }
-    .and_then(Child::new)
-    .at("start the monitor of", dir)?;
+    let program = match &sealed {
+        Some(sealed) => sealed.path().into_os_string(),
+        None => monitor_argv.first().cloned().unwrap_or_default(),
+    };
+    let monitor = sys::apart::spawn_apart(&program, &spawn, |error| {
+        let text = format!(
+            "could not execute {}: {error}",
+            Path::new(&program).display()
+        );
+        // Who is gone needs no telling.
+        let _gone = channel::send(theirs.as_fd(), &Message::Failed(Failure::setup(text)), &[]);
+    });
+    let monitor = monitor.and_then(Child::new);
+    let monitor = monitor.at("start the monitor of", dir)?;
     Ok(Waiting {
         dir: dir.to_owned(),
         line,

@@ -10,6 +10,7 @@ use std::ptr;
 
 use rustix::process::Pid;
 
+pub(crate) mod apart;
 pub(crate) mod given;
 pub(crate) mod memory;
 pub(crate) mod net;
@@ -192,11 +193,16 @@ fn signal_set(signals: &[i32]) -> libc::sigset_t {
 ///
 /// Source: `signal(7)`.
 pub(crate) fn reset_signals() {
-    for signal in 1..=64 {
-        // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be changed give EINVAL.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
+    (1..=64).for_each(reset_signal);
     unblock_signals();
+}
+
+/// Gives a signal its default action.
+///
+/// Source: `signal(2)`.
+pub(crate) fn reset_signal(signal: i32) {
+    // SAFETY: SIG_DFL is a valid disposition; numbers that cannot be changed give EINVAL.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
 }
 
 /// Unblocks all signals.
