@@ -49,7 +49,11 @@ pub(crate) fn start(
     let begun = match body {
         Some(body) => match sys::fork(0) {
             Ok(sys::Fork::Child) => become_server(dir, theirs, &log, server_argv, body),
-            Ok(sys::Fork::Parent(pid)) => Ok(pid),
+            Ok(sys::Fork::Parent(pid)) => {
+                // We have the first process to make meanwhile.
+                sys::apart::send_away(pid);
+                Ok(pid)
+            }
             Err(error) => Err(error),
         },
         None => sys::spawn(&sys::Spawn {

@@ -74,7 +74,7 @@ pub(crate) fn spawn_apart(
 }
 
 /// Has a process that waits behind this one run elsewhere, now; later it may run anywhere.
-fn send_away(pid: Pid) {
+pub(crate) fn send_away(pid: Pid) {
     let Ok(all) = sched_getaffinity(None) else {
         return;
     };
