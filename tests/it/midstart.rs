@@ -1,12 +1,13 @@
 //! A start that is caught in the middle: by kill -9, and by SIGSTOP.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Home, User, can_run, for_all_users, home_with_busybox, is_root, processes, skip,
+    Home, User, binary, can_run, finish, for_all_users, home_with_busybox, is_root, processes, skip,
 };
 
 /// Longest wait for something that happens at once on an idle machine.
@@ -270,4 +271,22 @@ fn a_program_that_maps_ids_and_is_stopped_is_named_and_does_not_stay() {
     );
     assert!(is_gone(stopped));
     assert_eq!(home.rrun(&["ps", "-aq"]).ok(), "");
+}
+
+/// The monitor is the program's file anew; who runs it has only its descriptor when it was removed.
+#[test]
+fn a_program_that_was_removed_under_itself_is_named() {
+    for_all_users(|user, home| {
+        if user == "caller" && is_root() {
+            // Root's monitor is started from a mount of the file itself.
+            return;
+        }
+        let own = home.write("own-rrun", &fs::read(binary()).unwrap());
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o755)).unwrap();
+        let script = "exec 3<own-rrun; rm own-rrun; exec /proc/self/fd/3 run --rm bb:1 true";
+        let mut command = home.command_of(Path::new("/bin/sh"));
+        command.args(["-c", script]);
+        finish(command, &["sh", script]).fails(125, "could not execute");
+        assert_eq!(home.rrun(&["ps", "-aq"]).ok(), "", "{user}");
+    });
 }
