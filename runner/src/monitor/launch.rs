@@ -371,6 +371,7 @@ fn start_processes(
     let ((terminal, supervisor), (net, network)) = match outcome {
         Ok(parts) => parts,
         Err(error) => {
+            let server = server.map(|server| (wait_readable(server.pidfd.as_fd(), 0), server));
             init.signal(libc::SIGKILL);
             init.reap();
             return Err(server_error(dir, server.as_ref(), &error).unwrap_or(error));
@@ -406,12 +407,16 @@ fn near_streams(
     }
 }
 
-/// What the server said, when it is the server that failed; sees to its end in any case.
-fn server_error(dir: &Path, server: Option<&Child>, error: &RunnerError) -> Option<RunnerError> {
-    let server = server?;
+/// What the server said, when it is the server that failed; sees to its end in any case. With it
+/// comes whether it had ended before the first process did.
+fn server_error(
+    dir: &Path,
+    server: Option<&(bool, Child)>,
+    error: &RunnerError,
+) -> Option<RunnerError> {
+    let (dead, server) = server?;
     let text = error.to_string();
-    let dead = wait_readable(server.pidfd.as_fd(), 0);
-    let blamed = dead || SERVER_GONE.iter().any(|errno| text.contains(errno));
+    let blamed = *dead || SERVER_GONE.iter().any(|errno| text.contains(errno));
     let code = server.wait(SERVER_END_MS).unwrap_or_else(|| {
         server.signal(libc::SIGKILL);
         server.reap()

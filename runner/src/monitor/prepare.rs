@@ -148,8 +148,13 @@ impl Waiting {
             .chain(preserved.iter().map(AsFd::as_fd))
             .collect();
         let started = Message::Start(options.clone());
-        let told = channel::send(self.line.as_fd(), &started, &rights);
-        told.at("write to the monitor of", dir)?;
+        if let Err(error) = channel::send(self.line.as_fd(), &started, &rights) {
+            // One that is gone may have said why.
+            if let Ok(Some((Message::Failed(failure), _))) = channel::receive(&self.line) {
+                return Err(RunnerError::Failed(failure));
+            }
+            return Err(error).at("write to the monitor of", dir);
+        }
         // Ours would keep the stream open after the monitor's end.
         drop((far, preserved));
         drop(self.sealed.take());
