@@ -370,12 +370,7 @@ fn start_processes(
     let outcome = accompany(dir, config, with, &host, (&init, ours.as_fd()));
     let ((terminal, supervisor), (net, network)) = match outcome {
         Ok(parts) => parts,
-        Err(error) => {
-            let server = server.map(|server| (wait_readable(server.pidfd.as_fd(), 0), server));
-            init.signal(libc::SIGKILL);
-            init.reap();
-            return Err(server_error(dir, server.as_ref(), &error).unwrap_or(error));
-        }
+        Err(error) => return Err(undo(dir, &init, server.as_ref(), error)),
     };
     warnings.extend(network.warnings.iter().cloned());
     let (outputs, input) = near_streams(terminal, pipes);
@@ -407,16 +402,25 @@ fn near_streams(
     }
 }
 
+/// Ends the first process and the server; what to say of the start.
+fn undo(dir: &Path, init: &Child, server: Option<&Child>, error: RunnerError) -> RunnerError {
+    // One that ends from now on ends because its container does.
+    let server = server.map(|server| (wait_readable(server.pidfd.as_fd(), 0), server));
+    init.signal(libc::SIGKILL);
+    init.reap();
+    server_error(dir, server, &error).unwrap_or(error)
+}
+
 /// What the server said, when it is the server that failed; sees to its end in any case. With it
 /// comes whether it had ended before the first process did.
 fn server_error(
     dir: &Path,
-    server: Option<&(bool, Child)>,
+    server: Option<(bool, &Child)>,
     error: &RunnerError,
 ) -> Option<RunnerError> {
     let (dead, server) = server?;
     let text = error.to_string();
-    let blamed = *dead || SERVER_GONE.iter().any(|errno| text.contains(errno));
+    let blamed = dead || SERVER_GONE.iter().any(|errno| text.contains(errno));
     let code = server.wait(SERVER_END_MS).unwrap_or_else(|| {
         server.signal(libc::SIGKILL);
         server.reap()
