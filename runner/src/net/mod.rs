@@ -220,8 +220,14 @@ pub(crate) fn cleanup(state: &NetState, dir: &Path) {
     release(state, dir);
     if let Some((_, pidfd)) = state::open_process(state.helper_pid, state.helper_start) {
         let _ended = sys::pidfd_signal(pidfd.as_fd(), libc::SIGKILL);
+        // Its ports are free when it is gone, which takes a while: the kernel waits for all
+        // processors before its interface is.
+        crate::monitor::wait_readable(pidfd.as_fd(), GONE_MS);
     }
 }
+
+/// How long a helper that was killed may take to be gone, in milliseconds.
+const GONE_MS: u32 = 2000;
 
 /// Moves an interface of the host into a network namespace, where it is up and has another name
 /// and its old addresses.
