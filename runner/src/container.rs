@@ -92,7 +92,7 @@ pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
         if !force {
             return Err(RunnerError::Running(id_of(dir)));
         }
-        stop(dir, Duration::ZERO)?;
+        stop(dir, Duration::ZERO, None)?;
     }
     if force && state.status == Status::Created && state::monitor_alive(dir)? {
         end_starting(dir)?;

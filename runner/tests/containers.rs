@@ -352,7 +352,7 @@ fn exec_joins_and_stop_ends() {
             Some(&rrun_runner::read_state(&dir).unwrap().pid)
         );
         rrun_runner::container::sync(&dir, &[]).unwrap();
-        rrun_runner::container::stop(&dir, Duration::from_secs(10)).unwrap();
+        rrun_runner::container::stop(&dir, Duration::from_secs(10), None).unwrap();
         let (code, output) = finish(child);
         assert_eq!((code, output.as_str()), (9, "up\nbye\n"));
         let state = rrun_runner::read_state(&dir).unwrap();

@@ -229,3 +229,26 @@ fn a_privileged_container_has_the_devices_of_the_host() {
     let plain = home.rrun(&["run", "--rm", "bb:1", "sh", "-c", list]);
     assert_eq!(plain.out, "full\n");
 }
+
+#[test]
+fn a_signal_for_the_stop_is_sent_in_place_of_the_usual_one() {
+    const TRAPS: &str = "trap 'sleep 1; exit 3' USR1; trap 'exit 4' TERM; echo up
+while :; do sleep 0.1; done";
+    for_all_users(|user, home| {
+        run(home, "traps", &["bb:1", "sh", "-c", TRAPS]);
+        let up = || home.rrun(&["logs", "traps"]).ok() == "up\n";
+        while !up() {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let bad = ["stop", "-s", "SIGNOPE", "traps"];
+        home.rrun(&bad).fails(1, "invalid signal: SIGNOPE");
+        home.rrun(&["stop", "--signal", "USR1", "-t", "30", "traps"])
+            .ok();
+        assert_eq!(home.rrun(&["wait", "traps"]).ok(), "3\n", "{user}");
+        home.rrun(&["start", "traps"]).ok();
+        let stopped = home.rrun(&["stop", "-s", "WINCH", "-t", "1", "traps"]);
+        assert!(stopped.err.contains("StopSignal WINCH failed"), "{user}");
+        assert_eq!(home.rrun(&["wait", "traps"]).ok(), "137\n", "{user}");
+        home.rrun(&["rm", "traps"]).ok();
+    });
+}

@@ -126,16 +126,18 @@ pub fn is_stopping(dir: &Path) -> bool {
     who.is_some_and(|(pid, start)| state::open_process(pid, start).is_some())
 }
 
-/// Asks the container to end with its stop signal, and makes it end after `timeout`.
+/// Asks the container to end with `signal`, else with its stop signal, and makes it end after
+/// `timeout`.
 ///
 /// Does nothing when it does not run.
 ///
 /// # Errors
 ///
 /// When it still runs at the end.
-pub fn stop(dir: &Path, timeout: Duration) -> Result<Stopped, RunnerError> {
+pub fn stop(dir: &Path, timeout: Duration, signal: Option<i32>) -> Result<Stopped, RunnerError> {
     let config = ContainerConfig::load(dir)?;
-    let signal = config.stop_signal_number().unwrap_or(libc::SIGTERM);
+    let signal = signal.or_else(|| config.stop_signal_number());
+    let signal = signal.unwrap_or(libc::SIGTERM);
     crate::monitor::mark_stopped(dir);
     let claim = state::read_claim(dir)?;
     crate::peers::wake(&claim);
@@ -207,7 +209,7 @@ fn monitor(state: &State) -> Option<OwnedFd> {
 pub(super) fn end_starting(dir: &Path) -> Result<(), RunnerError> {
     let claim = state::read_claim(dir)?;
     if claim.status != Status::Created {
-        return stop(dir, Duration::ZERO).map(drop);
+        return stop(dir, Duration::ZERO, None).map(drop);
     }
     peers::wake(&claim);
     kill_server(&claim);

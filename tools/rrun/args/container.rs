@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 
 use super::Choice;
 use super::limits::{DeviceLimitArgs, LimitArgs};
-use super::podman::PodmanArgs;
+use super::podman::{InheritedArgs, PodmanArgs};
 use super::rare::RareArgs;
 
 // `rrun create [OPTIONS] IMAGE [COMMAND] [ARG...]`: everything that shapes a container.
@@ -251,14 +251,9 @@ pub(crate) struct RunArgs {
     /// Keys that detach, such as ctrl-p,ctrl-q
     #[arg(long = "detach-keys", value_name = "KEYS")]
     pub(crate) detach_keys: Option<String>,
-    /// Give it this many of the caller's file descriptors, from 3 on
-    #[arg(
-        long = "preserve-fds",
-        value_name = "N",
-        default_value_t = 0,
-        hide_default_value = true
-    )]
-    pub(crate) preserve_fds: u32,
+    /// What it inherits
+    #[command(flatten)]
+    pub(crate) inherited: InheritedArgs,
     /// Pass signals on to the container
     #[arg(long = "sig-proxy", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_name = "BOOL")]
     pub(crate) sig_proxy: bool,
@@ -357,14 +352,9 @@ pub(crate) struct ExecArgs {
     /// Keep standard input open
     #[arg(short = 'i', long)]
     pub(crate) interactive: bool,
-    /// Give it this many of the caller's file descriptors, from 3 on
-    #[arg(
-        long = "preserve-fds",
-        value_name = "N",
-        default_value_t = 0,
-        hide_default_value = true
-    )]
-    pub(crate) preserve_fds: u32,
+    /// What it inherits
+    #[command(flatten)]
+    pub(crate) inherited: InheritedArgs,
     /// All capabilities
     #[arg(long)]
     pub(crate) privileged: bool,

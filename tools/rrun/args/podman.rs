@@ -31,3 +31,16 @@ pub(crate) struct PodmanArgs {
     #[arg(long = "unsetenv-all")]
     pub(crate) unsetenv_all: bool,
 }
+
+// What a process of `run` or `exec` gets of its caller.
+#[derive(Debug, Args)]
+pub(crate) struct InheritedArgs {
+    /// Give it this many of the caller's file descriptors, from 3 on
+    #[arg(
+        long = "preserve-fds",
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true
+    )]
+    pub(crate) preserve_fds: u32,
+}

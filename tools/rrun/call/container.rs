@@ -52,19 +52,12 @@ fn patience(asked: Option<i64>, config: &ContainerConfig) -> Duration {
 
 fn stop_one(dir: &Path, args: &StopArgs) -> Result<(), Failure> {
     let config = ContainerConfig::load(dir)?;
-    if let Some(name) = &args.signal {
-        match container::kill(dir, signal(name)?) {
-            Ok(()) | Err(RunnerError::NotRunning(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let number = args.signal.as_deref().map(signal).transpose()?;
     let patience = patience(args.time, &config);
-    let stopped = container::stop(dir, patience)?;
+    let stopped = container::stop(dir, patience, number)?;
     if stopped == Stopped::Killed && !patience.is_zero() {
-        let signal = match config.stop_signal.as_str() {
-            "" => "SIGTERM",
-            named => named,
-        };
+        let own = Some(config.stop_signal.as_str()).filter(|name| !name.is_empty());
+        let signal = args.signal.as_deref().or(own).unwrap_or("SIGTERM");
         report::warn(&format!(
             "StopSignal {signal} failed to stop container {} in {} seconds, resorting to SIGKILL",
             config.name,
@@ -269,7 +262,7 @@ fn rm_one(name: &str, args: &RmArgs, environment: &Environment) -> Result<bool, 
     let config = ContainerConfig::load(&dir).ok();
     if let (true, Some(seconds)) = (args.force && is_up(&dir)?, args.time) {
         let seconds = u64::try_from(seconds).map_or(Duration::MAX, Duration::from_secs);
-        container::stop(&dir, seconds)?;
+        container::stop(&dir, seconds, None)?;
     }
     if let Err(error) = container::remove(&dir, args.force) {
         if matches!(error, RunnerError::Running(_)) {

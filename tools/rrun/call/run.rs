@@ -64,7 +64,7 @@ pub(crate) fn run(
             "conflicting options: cannot specify both --attach and --detach",
         ));
     }
-    check_preserved(args.preserve_fds, &request)?;
+    check_preserved(args.inherited.preserve_fds, &request)?;
     check_terminal(request.tty && request.interactive && attach)?;
     let Early { id, waiting } = match early {
         Some(early) => early,
@@ -75,7 +75,7 @@ pub(crate) fn run(
         return dry_run(&created);
     }
     let options = StartOptions {
-        preserved_fds: args.preserve_fds,
+        preserved_fds: args.inherited.preserve_fds,
         ..start_options(&created.config, attach)
     };
     let started = waiting.start(&created.config, &options);

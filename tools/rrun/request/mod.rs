@@ -286,7 +286,7 @@ pub(crate) fn exec(typed: ExecArgs) -> Result<ExecRequest, Failure> {
         interactive: typed.interactive,
         detach: typed.detach,
         privileged: typed.privileged,
-        preserved_fds: typed.preserve_fds,
+        preserved_fds: typed.inherited.preserve_fds,
     })
 }
 
