@@ -65,9 +65,11 @@ pub fn create(containers: &Path, config: &ContainerConfig) -> Result<PathBuf, Ru
         let point = new.join(crate::rootfs::MOUNT_POINT);
         make_private_dir(&point).at("make", point)?;
         config.save(&new)?;
-        if !config.name.is_empty() {
-            names::take(containers, &config.name, &config.id)?;
-        }
+        // Held until the container is there.
+        let _giving = match config.name.as_str() {
+            "" => None,
+            name => Some(names::take(containers, name, &config.id)?),
+        };
         std::fs::rename(&new, &dir).at("make the container", &dir)
     };
     if let Err(error) = fill() {

@@ -1,8 +1,12 @@
 //! Container names: unique, kept as symbolic links to ids; and finding a container by either.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
 
 use crate::error::{At, RunnerError};
 
@@ -10,6 +14,10 @@ use crate::error::{At, RunnerError};
 const NAME_BYTES_MAX: usize = 255;
 /// Hex digits of an id.
 const ID_DIGITS: usize = 64;
+/// How long to wait for another command that gives a name, which takes it microseconds.
+const GIVING_MAX: Duration = Duration::from_secs(5);
+/// Between two looks.
+const GIVING_PAUSE: Duration = Duration::from_millis(1);
 
 const ADJECTIVES: [&str; 64] = [
     "able", "amber", "ample", "brave", "breezy", "brisk", "bright", "calm", "candid", "clear",
@@ -151,21 +159,90 @@ fn random_bytes() -> io::Result<[u8; 32]> {
     Ok(bytes)
 }
 
-/// Gives a name to a container.
+/// The right to give names, until it is dropped. Whoever has it knows that a name whose container
+/// is not there was left by a kill.
+#[derive(Debug)]
+#[must_use = "others take the name of a container that is not there yet"]
+pub struct Giving {
+    _lock: File,
+}
+
+impl Giving {
+    fn begin(names: &Path) -> Result<Self, RunnerError> {
+        let lock = File::open(names).at("open", names)?;
+        let deadline = Instant::now() + GIVING_MAX;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { _lock: lock }),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(GIVING_PAUSE);
+                }
+                Err(errno) => return Err(io::Error::from(errno)).at("lock", names),
+            }
+        }
+    }
+}
+
+/// Takes away all names whose containers are not there.
 ///
 /// # Errors
 ///
-/// When another container has it.
-pub fn take(containers: &Path, name: &str, id: &str) -> Result<(), RunnerError> {
+/// When the names cannot be locked, listed or removed.
+pub(crate) fn sweep(containers: &Path) -> Result<(), RunnerError> {
+    let names = containers.join("names");
+    if !names.is_dir() {
+        return Ok(());
+    }
+    let _giving = Giving::begin(&names)?;
+    for entry in std::fs::read_dir(&names).at("list", &names)? {
+        let link = entry.at("list", &names)?.path();
+        if dangles(&link) {
+            std::fs::remove_file(&link).at("remove the name", link)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the container that a name leads to is not there.
+fn dangles(link: &Path) -> bool {
+    let there = link.metadata();
+    there.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Takes `name` away if its container is not there.
+///
+/// # Errors
+///
+/// When the names cannot be locked, or it cannot be removed.
+pub fn forget(containers: &Path, name: &str) -> Result<(), RunnerError> {
+    let names = containers.join("names");
+    let link = names.join(name);
+    if !is_name(name) || link.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let _giving = Giving::begin(&names)?;
+    if !dangles(&link) {
+        return Ok(());
+    }
+    std::fs::remove_file(&link).at("remove the name", link)
+}
+
+/// Gives a name to a container, which has to be there before the right to give names is dropped.
+///
+/// # Errors
+///
+/// When another container has it, or somebody gives names for too long.
+pub fn take(containers: &Path, name: &str, id: &str) -> Result<Giving, RunnerError> {
     if !is_name(name) {
         return Err(RunnerError::BadName(name.to_owned()));
     }
     let names = containers.join("names");
     std::fs::create_dir_all(&names).at("make", &names)?;
+    let giving = Giving::begin(&names)?;
     let link = names.join(name);
     for _ in 0..2 {
         match symlink(Path::new("..").join(id), &link) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(giving),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error).at("take the name", link),
         }
@@ -262,7 +339,7 @@ mod tests {
         for id in [&a, &b] {
             std::fs::create_dir(dir.path().join(id)).unwrap();
         }
-        take(dir.path(), "web", &a).unwrap();
+        drop(take(dir.path(), "web", &a).unwrap());
         let taken = take(dir.path(), "web", &b);
         assert!(matches!(taken, Err(RunnerError::NameInUse { id, .. }) if id == a));
         assert_eq!(resolve(dir.path(), "web").unwrap(), dir.path().join(&a));
@@ -279,8 +356,8 @@ mod tests {
         assert!(resolve(dir.path(), "web").is_ok());
         release(dir.path(), "web", &a).unwrap();
         assert!(resolve(dir.path(), "web").is_err());
-        take(dir.path(), "web", &"d".repeat(64)).unwrap();
-        take(dir.path(), "web", &b).unwrap();
+        drop(take(dir.path(), "web", &"d".repeat(64)).unwrap());
+        drop(take(dir.path(), "web", &b).unwrap());
         for bad in ["", "x", "-ab", "a/b", "a b"] {
             assert!(
                 matches!(take(dir.path(), bad, &a), Err(RunnerError::BadName(_))),
@@ -288,5 +365,39 @@ mod tests {
             );
         }
         assert!(is_name(&random_name(dir.path()).unwrap()) && is_id(&random_id().unwrap()));
+    }
+
+    #[test]
+    fn names_without_a_container_are_taken_away_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let containers = dir.path();
+        let (there, gone) = ("a".repeat(64), "b".repeat(64));
+        std::fs::create_dir(containers.join(&there)).unwrap();
+        let left = || std::fs::read_dir(containers.join("names")).unwrap().count();
+        for (name, id) in [("one", &there), ("two", &gone), ("three", &gone)] {
+            drop(take(containers, name, id).unwrap());
+        }
+        for name in ["one", "two", "nobody", "../x"] {
+            forget(containers, name).unwrap();
+        }
+        assert_eq!(left(), 2);
+        sweep(containers).unwrap();
+        assert_eq!(left(), 1);
+        assert!(resolve(containers, "one").is_ok());
+    }
+
+    #[test]
+    fn a_name_is_not_taken_from_a_container_that_is_being_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = ("a".repeat(64), "b".repeat(64));
+        let giving = take(dir.path(), "web", &first).unwrap();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| take(dir.path(), "web", &second));
+            std::thread::sleep(GIVING_PAUSE * 20);
+            std::fs::create_dir(dir.path().join(&first)).unwrap();
+            drop(giving);
+            let refused = other.join().unwrap();
+            assert!(matches!(refused, Err(RunnerError::NameInUse { .. })));
+        });
     }
 }

@@ -25,9 +25,14 @@ impl Staging {
         make_private_dir(&dir).at("make", &dir)?;
         let lock = std::fs::File::open(&dir).at("open", &dir)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let mut names_left = false;
             for entry in std::fs::read_dir(&dir).at("list", &dir)? {
                 let left = entry.at("list", &dir)?.path();
                 std::fs::remove_dir_all(&left).at("remove", left)?;
+                names_left = true;
+            }
+            if names_left {
+                crate::names::sweep(containers)?;
             }
         }
         flock(&lock, FlockOperation::LockShared)

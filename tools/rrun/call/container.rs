@@ -253,6 +253,7 @@ fn rm_one(name: &str, args: &RmArgs, environment: &Environment) -> Result<bool, 
     let dir = match names::resolve(&environment.containers(), name) {
         // Docker too finds nothing wrong with forcing away what is not there.
         Err(RunnerError::NoSuchContainer(_)) if args.force => {
+            names::forget(&environment.containers(), name)?;
             report::note(&format!("rrun: no such container: {name}"));
             return Ok(false);
         }
@@ -287,7 +288,7 @@ pub(crate) fn rename(args: &RenameArgs, environment: &Environment) -> Result<Exi
     let containers = environment.containers();
     let dir = names::resolve(&containers, &args.container)?;
     let mut config = ContainerConfig::load(&dir)?;
-    names::take(&containers, &args.name, &config.id)?;
+    let _giving = names::take(&containers, &args.name, &config.id)?;
     let old = std::mem::replace(&mut config.name, args.name.clone());
     if let Err(error) = config.save(&dir) {
         drop(names::release(&containers, &args.name, &config.id));
