@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::{ContainerConfig, Root};
 use crate::error::{At, Failure, RunnerError};
@@ -80,12 +80,35 @@ pub fn create(containers: &Path, config: &ContainerConfig) -> Result<PathBuf, Ru
     Ok(dir)
 }
 
+/// How long a removal by force goes on while others come to have the container's lock: less than
+/// what it has waited for one that does not end.
+const LOCKED_MAX: Duration = Duration::from_secs(2);
+/// Between two tries.
+const LOCKED_PAUSE: Duration = Duration::from_millis(2);
+
 /// Removes a container; a running one only with `force`, which kills it first.
 ///
 /// # Errors
 ///
 /// When it runs, or its files cannot be removed.
 pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
+    let began = Instant::now();
+    loop {
+        match try_remove(dir, force) {
+            // A monitor whose command was killed begins in this moment, or one that was killed had
+            // begun processes that are not gone yet.
+            Err(RunnerError::Running(_)) if force && began.elapsed() < LOCKED_MAX => {
+                std::thread::sleep(LOCKED_PAUSE);
+                if matches!(dir.try_exists(), Ok(false)) {
+                    return Ok(());
+                }
+            }
+            other => return other,
+        }
+    }
+}
+
+fn try_remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
     let state = state::read(dir)?;
     if matches!(
         state.status,
@@ -450,4 +473,30 @@ pub fn sync(dir: &Path, helper_argv: &[OsString]) -> Result<(), RunnerError> {
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(std::io::Error::other(said)).at("write back the files of", dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_by_force_outlasts_who_has_the_lock_for_a_moment() {
+        let home = tempfile::tempdir().unwrap();
+        let config = ContainerConfig {
+            id: names::random_id().unwrap(),
+            ..ContainerConfig::default()
+        };
+        let dir = create(home.path(), &config).unwrap();
+        let lock = state::take_lock(&dir).unwrap().unwrap();
+        let refused = remove(&dir, false);
+        assert!(matches!(refused, Err(RunnerError::Running(_))));
+        // Longer than a monitor may take to say in the lock who it is.
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(700));
+            drop(lock);
+        });
+        remove(&dir, true).unwrap();
+        ends.join().unwrap();
+        assert!(!dir.exists());
+    }
 }
