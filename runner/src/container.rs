@@ -497,6 +497,6 @@ mod tests {
         });
         remove(&dir, true).unwrap();
         ends.join().unwrap();
-        assert!(!dir.exists());
+        assert!(!dir.try_exists().unwrap());
     }
 }
