@@ -25,19 +25,41 @@ impl Staging {
         make_private_dir(&dir).at("make", &dir)?;
         let lock = std::fs::File::open(&dir).at("open", &dir)?;
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            let mut names_left = false;
-            for entry in std::fs::read_dir(&dir).at("list", &dir)? {
+            let mut entries = std::fs::read_dir(&dir).at("list", &dir)?.peekable();
+            // First, so that a kill in between leaves what tells the next one to do it.
+            if entries.peek().is_some() {
+                crate::names::sweep(containers)?;
+            }
+            for entry in entries {
                 let left = entry.at("list", &dir)?.path();
                 std::fs::remove_dir_all(&left).at("remove", left)?;
-                names_left = true;
-            }
-            if names_left {
-                crate::names::sweep(containers)?;
             }
         }
         flock(&lock, FlockOperation::LockShared)
             .map_err(std::io::Error::from)
             .at("lock", &dir)?;
         Ok(Self { dir, _lock: lock })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kill_left_goes_with_its_name_when_nobody_else_makes_one() {
+        let home = tempfile::tempdir().unwrap();
+        let containers = home.path();
+        let id = "a".repeat(64);
+        std::fs::create_dir_all(containers.join("new").join(&id)).unwrap();
+        drop(crate::names::take(containers, "web", &id).unwrap());
+        let count = |dir: &str| std::fs::read_dir(containers.join(dir)).unwrap().count();
+        let other = std::fs::File::open(containers.join("new")).unwrap();
+        rustix::fs::flock(&other, rustix::fs::FlockOperation::LockShared).unwrap();
+        drop(Staging::enter(containers).unwrap());
+        assert_eq!((count("new"), count("names")), (1, 1));
+        drop(other);
+        drop(Staging::enter(containers).unwrap());
+        assert_eq!((count("new"), count("names")), (0, 0));
     }
 }

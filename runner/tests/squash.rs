@@ -247,10 +247,13 @@ fn processes() {
     for round in 0..20_u64 {
         let mut child = Command::new("sh")
             .args(["-c", "while :; do chown 1:1 /mnt; done"])
+            .process_group(0)
             .spawn()
             .unwrap();
         std::thread::sleep(std::time::Duration::from_millis(round));
-        child.kill().unwrap();
+        // The shell alone would leave a chown that comes after ours.
+        let group = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
         child.wait().unwrap();
     }
     chown(ROOT, Some(2), Some(2)).unwrap();
