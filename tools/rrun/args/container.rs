@@ -293,7 +293,7 @@ pub(crate) struct StopArgs {
     /// Which containers
     #[command(flatten)]
     pub(crate) choice: Choice,
-    /// Signal to send first
+    /// Signal to send instead of its stop signal
     #[arg(
         short = 's',
         long,
