@@ -1,7 +1,6 @@
 //! Runs a command in a plain directory: `rrun_dir [-t] [-i] [-u USER] [-w DIR] [--squash] ROOT CMD...`.
 #![allow(clippy::print_stderr, clippy::exit, reason = "an example is a program")]
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use rrun_runner::attach::{self, AttachOptions, Outcome};
@@ -110,11 +109,14 @@ fn run(args: &[String]) -> Result<i32, RunnerError> {
         .map_or_else(|| std::env::temp_dir().join("rrun-example"), PathBuf::from);
     config.ids_argv = vec!["/proc/self/exe".into(), "__ids".into()];
     let dir = container::create(&containers, &config)?;
-    let monitor: Vec<OsString> = vec![
-        "/proc/self/exe".into(),
-        "__monitor".into(),
-        dir.clone().into(),
-    ];
+    let monitor = monitor::MonitorProgram {
+        argv: vec![
+            "/proc/self/exe".into(),
+            "__monitor".into(),
+            dir.clone().into(),
+        ],
+        body: None,
+    };
     let (rows, columns) = rrun_runner::terminal_size(std::io::stdout()).unwrap_or_default();
     let options = StartOptions {
         rows,

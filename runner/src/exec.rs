@@ -325,6 +325,7 @@ fn become_process(entry: &Entry<'_>) -> Failure {
         dies_with_parent: !entry.stays,
         gate: None,
         preserved: &[],
+        reads_ahead: false,
     };
     process::execute(entry.spec, &streams, entry.filters, entry.line)
 }

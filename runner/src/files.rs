@@ -17,10 +17,14 @@ pub(crate) fn read_bounded(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC)
         .open(path)?;
-    if !file.metadata()?.is_file() {
+    // Not `statx(2)` for all it has, which a file system in user space would be asked.
+    let stat = rustix::fs::fstat(&file)?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    let mut bytes = Vec::new();
+    let size = u64::try_from(stat.st_size).unwrap_or_default();
+    let room = usize::try_from(size.min(bytes_max)).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(room + 1);
     file.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if u64::try_from(bytes.len()).is_ok_and(|len| len > bytes_max) {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));

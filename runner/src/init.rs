@@ -1,5 +1,6 @@
 //! Carries out a [`Plan`](crate::plan::Plan) as the container's first process.
 
+pub(crate) mod ahead;
 mod nodes;
 mod user_mounts;
 
@@ -59,6 +60,8 @@ pub(crate) struct Made {
     pub(crate) empty: Option<OwnedFd>,
     /// What was opened on the host's side for a bundle.
     pub(crate) host: HostSide,
+    /// Whether the root is served from user space.
+    pub(crate) is_served: bool,
     /// Whether device nodes work on its mounts.
     pub(crate) nodes: DeviceNodes,
     /// What mounts of the host spread into, by target.
@@ -136,6 +139,7 @@ pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result
         Step::Bundle(step) => setup::carry_out(step, line, made),
         Step::Execute(spec) => {
             let terminal = made.terminal.take();
+            let is_served = made.is_served;
             *made = Made::default();
             let streams = process::Streams {
                 terminal,
@@ -143,6 +147,7 @@ pub(crate) fn carry_out(step: &Step, line: &Line<'_>, made: &mut Made) -> Result
                 dies_with_parent: line.gate.is_none(),
                 gate: line.gate,
                 preserved: line.preserved,
+                reads_ahead: is_served,
             };
             Err(process::execute(spec, &streams, line.filters, line.monitor))
         }
@@ -157,6 +162,7 @@ fn mount_root(
 ) -> Result<(), Failure> {
     let mount = rootfs::mount(source, nodes, line)?;
     made.nodes = nodes;
+    made.is_served = matches!(source, RootSource::Fuse);
     made.root_device = match source {
         RootSource::Dir(_) => None,
         RootSource::Fuse | RootSource::Overlay(_) => user_mounts::device(&mount).ok(),

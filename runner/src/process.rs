@@ -14,6 +14,7 @@ use crate::caps::CapSet;
 use crate::channel::{self, Message};
 use crate::error::{Failure, FailureClass, Step as _};
 use crate::filters::Filters;
+use crate::init::ahead;
 use crate::oci::gate::Gate;
 use crate::plan::ProcessSpec;
 use crate::users::{self, Identity};
@@ -39,6 +40,8 @@ pub(crate) struct Streams<'a> {
     pub(crate) gate: Option<&'a Gate>,
     /// Copies of what it gets besides, from 3 on.
     pub(crate) preserved: &'a [OwnedFd],
+    /// Whether what it reads first is asked for ahead, since each request costs.
+    pub(crate) reads_ahead: bool,
 }
 
 /// Opens a new terminal in the devpts instance mounted at `pts`: master and slave.
@@ -87,6 +90,10 @@ fn prepare(
     rustix::process::umask(Mode::from_raw_mode(umask));
     let identity = identify(spec)?;
     let cwd = open_cwd(spec)?;
+    // From here on little else is asked of the file system, which would wait behind it.
+    if streams.reads_ahead {
+        ahead::ask(spec);
+    }
     set_streams(streams, &identity).step("set the standard streams up")?;
     sys::reset_signals();
     if spec.no_new_privileges {
@@ -440,22 +447,7 @@ fn find_program(spec: &ProcessSpec, env: &[String]) -> Result<CString, Failure> 
             text: "no command specified".to_owned(),
         })?;
     let mut denied = None;
-    let candidates: Vec<String> = if name.contains('/') {
-        vec![name.clone()]
-    } else {
-        let path = env.iter().rev().find_map(|line| line.strip_prefix("PATH="));
-        path.unwrap_or(DEFAULT_PATH)
-            .split(':')
-            .map(|dir| {
-                if dir.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{dir}/{name}")
-                }
-            })
-            .collect()
-    };
-    for candidate in candidates {
+    for candidate in candidates(name, env) {
         match check_program(&candidate) {
             Ok(()) => {
                 return CString::new(candidate)
@@ -477,6 +469,24 @@ fn find_program(spec: &ProcessSpec, env: &[String]) -> Result<CString, Failure> 
             text: format!("exec: \"{name}\": executable file not found in $PATH"),
         },
     })
+}
+
+/// Where a program may be, in the order in which it is looked for. Source: `execvp(3)`.
+pub(crate) fn candidates(name: &str, env: &[String]) -> Vec<String> {
+    if name.contains('/') {
+        return vec![name.to_owned()];
+    }
+    let path = env.iter().rev().find_map(|line| line.strip_prefix("PATH="));
+    path.unwrap_or(DEFAULT_PATH)
+        .split(':')
+        .map(|dir| {
+            if dir.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{dir}/{name}")
+            }
+        })
+        .collect()
 }
 
 /// Checks that a program can be executed and that neither it nor its interpreters are magic links,
@@ -513,7 +523,7 @@ fn check_program(path: &str) -> io::Result<()> {
 }
 
 /// The interpreter a script names; `None` for other files and ones that cannot be read.
-fn interpreter(path: &str) -> Option<String> {
+pub(crate) fn interpreter(path: &str) -> Option<String> {
     use std::io::Read;
     let mut head = [0_u8; 256];
     let count = std::fs::File::open(path).ok()?.read(&mut head).ok()?;

@@ -1,51 +1,46 @@
 //! The command line of this process, as `ps(1)` shows it.
 
-use std::ffi::OsStr;
-use std::fs::File;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 
-/// Replaces word `index` in place, the others staying where they are; a word that is longer than
-/// the one there is cut. Nothing happens without `/proc`.
+use crate::sys::arguments::{self, Layout};
+
+/// Has this process shown with these words: a fork that goes on as something else is told apart by
+/// them. Nothing happens without `/proc`, or where the kernel cannot (`CONFIG_CHECKPOINT_RESTORE`).
 ///
-/// A fork that goes on as something else is told apart by it. The words lie on the stack, where
-/// `/proc/PID/cmdline` reads them. Source: `proc(5)`.
-pub(crate) fn replace_word(index: usize, word: &OsStr) {
+/// The caller must be single-threaded.
+pub(crate) fn set(words: &[OsString]) {
     // It is for people and their tools only.
-    let _unchanged = try_replace(index, word);
+    let _unchanged = try_set(words);
 }
 
-fn try_replace(index: usize, word: &OsStr) -> io::Result<()> {
-    let line = std::fs::read("/proc/self/cmdline")?;
+fn try_set(words: &[OsString]) -> io::Result<()> {
     let stat = std::fs::read("/proc/self/stat")?;
-    let Some(((at, room), start)) = place(&line, index).zip(arguments_start(&stat)) else {
-        return Err(io::ErrorKind::NotFound.into());
-    };
-    let mut bytes = word.as_bytes().to_vec();
-    bytes.resize(room, 0);
-    let memory = File::options().write(true).open("/proc/self/mem")?;
-    memory.write_all_at(&bytes, start + u64::try_from(at).unwrap_or_default())
-}
-
-/// Offset and length of a word of a command line.
-fn place(line: &[u8], index: usize) -> Option<(usize, usize)> {
-    let mut at = 0;
-    for (number, word) in line.split(|byte| *byte == 0).enumerate() {
-        if number == index {
-            return Some((at, word.len()));
-        }
-        at += word.len() + 1;
+    let layout = layout(&stat).ok_or(io::ErrorKind::InvalidData)?;
+    let mut line = Vec::new();
+    for word in words {
+        line.extend_from_slice(word.as_bytes());
+        line.push(0);
     }
-    None
+    arguments::set(&layout, line.leak())
 }
 
-/// Where the arguments begin: field 48 of `/proc/PID/stat`, whose second one may hold blanks.
-fn arguments_start(stat: &[u8]) -> Option<u64> {
+/// What `/proc/PID/stat` says of a process's memory. Source: `proc_pid_stat(5)`.
+fn layout(stat: &[u8]) -> Option<Layout> {
+    // The second field may hold blanks, and anything else.
     let name_end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
     // The first field after the name is the third.
-    rest.split_ascii_whitespace().nth(48 - 3)?.parse().ok()
+    let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+    Some(Layout {
+        code: (field(26)?, field(27)?),
+        stack: field(28)?,
+        data: (field(45)?, field(46)?),
+        heap: field(47)?,
+        environment: (field(50)?, field(51)?),
+    })
 }
 
 #[cfg(test)]
@@ -53,25 +48,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_found_where_they_lie() {
-        let line = b"/bin/rrun\0__monitor\0/dir\0";
-        assert_eq!(place(line, 0), Some((0, 9)));
-        assert_eq!(place(line, 1), Some((10, 9)));
-        assert_eq!(place(line, 2), Some((20, 4)));
-        assert_eq!(place(line, 9), None);
+    fn the_layout_is_what_the_kernel_says() {
+        let stat = std::fs::read("/proc/self/stat").unwrap();
+        let layout = layout(&stat).unwrap();
+        let here = the_layout_is_what_the_kernel_says as *const () as u64;
+        assert!((layout.code.0..layout.code.1).contains(&here));
+        assert!(layout.environment.0 <= layout.environment.1);
     }
 
     #[test]
-    fn arguments_begin_where_the_kernel_says() {
-        let stat = std::fs::read("/proc/self/stat").unwrap();
-        let start = arguments_start(&stat).unwrap();
-        let mut first = vec![0; std::env::args_os().next().unwrap().len()];
-        let memory = File::open("/proc/self/mem").unwrap();
-        memory.read_exact_at(&mut first, start).unwrap();
-        assert_eq!(
-            OsStr::from_bytes(&first),
-            std::env::args_os().next().unwrap()
-        );
-        assert_eq!(arguments_start(b"1 (a) b) S 0"), None);
+    fn a_line_that_is_cut_has_no_layout() {
+        assert!(layout(b"1 (a) b) S 0").is_none());
+        assert!(layout(b"").is_none());
     }
 }

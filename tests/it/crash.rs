@@ -43,9 +43,11 @@ fn a_killed_part_ends_the_container_and_leaves_nothing() {
                 pid.trim().parse().unwrap()
             } else {
                 let mut found = processes(&id);
+                // Program, part and directory, also where it is a fork of something else.
                 found.retain(|pid| {
                     let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                    String::from_utf8_lossy(&words).contains(part)
+                    let words: Vec<&[u8]> = words.split(|byte| *byte == 0).collect();
+                    words.get(1) == Some(&part.as_bytes()) && words.len() == 4
                 });
                 assert_eq!(found.len(), 1, "{name}: {part}");
                 found[0]

@@ -1,9 +1,9 @@
 //! The ids of a container: which of the host's its user namespace has.
 //!
 //! An ordinary user's ranges are written by `newuidmap(1)` and `newgidmap(1)`, two programs that
-//! take longer than all else before the first process. So whoever starts a container starts them
-//! while its monitor gets ready, for a namespace in which nothing is but a process that waits. The
-//! first process is made in it.
+//! take longer than all else before the first process. So the monitor starts them while it waits
+//! for its container, for a namespace in which nothing is but a process that waits. The first
+//! process is made in it.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,11 +16,13 @@ use crate::config::{ContainerConfig, IdMap};
 use crate::error::{At, Failure, RunnerError};
 use crate::plan::HostFacts;
 use crate::subid::{IdRange, map_lines};
-use crate::{join, peers, sys};
+use crate::{join, sys};
 
 /// A user namespace whose map is being written; dropping it ends who waits in it.
 #[derive(Debug)]
 pub(super) struct IdSpace {
+    /// What is written.
+    map: IdMap,
     keeper: Child,
     /// The keeper ends when this is closed.
     #[expect(dead_code, reason = "held for what it does, not read")]
@@ -31,36 +33,48 @@ pub(super) struct IdSpace {
 /// A program that writes a map, by name.
 type Writer = (&'static str, Child);
 
-/// A user namespace that whoever starts the container made.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Mapped<'a> {
-    /// A process in it.
-    pub(super) process: BorrowedFd<'a>,
-    /// Where is said that its map is written.
-    pub(super) line: BorrowedFd<'a>,
-}
-
 impl IdSpace {
-    /// Begins to map the ids of a container that is to have ranges of an ordinary user's.
+    /// Begins to map the ids that a container will most likely have. What fails here fails again
+    /// in [`IdSpace::of`], where it is told.
+    pub(super) fn guess(ids: &IdMap) -> Option<Self> {
+        Self::begin(ids).ok().flatten()
+    }
+
+    /// The user namespace of a container that is to have ranges of an ordinary user's: the guessed
+    /// one, if that was guessed right.
     ///
     /// # Errors
     ///
     /// When no user namespace can be made, or the programs cannot be started.
-    pub(super) fn begin(config: &ContainerConfig) -> Result<Option<Self>, RunnerError> {
-        let IdMap::Range { uids, gids } = &config.id_map else {
+    pub(super) fn of(
+        config: &ContainerConfig,
+        guessed: Option<Self>,
+    ) -> Result<Option<Self>, RunnerError> {
+        if join::joined(config) & sys::CLONE_NEWUSER != 0 {
+            return Ok(None);
+        }
+        match guessed {
+            Some(space) if space.map == config.id_map => Ok(Some(space)),
+            _ => Self::begin(&config.id_map),
+        }
+    }
+
+    fn begin(map: &IdMap) -> Result<Option<Self>, RunnerError> {
+        let IdMap::Range { uids, gids } = map else {
             return Ok(None);
         };
         let host = HostFacts::detect();
-        if host.euid == 0 || join::joined(config) & sys::CLONE_NEWUSER != 0 {
+        if host.euid == 0 {
             return Ok(None);
         }
-        let (line, theirs) = channel::pair().at("make a line into", &config.id)?;
-        let forked = sys::fork(sys::CLONE_NEWUSER).at("make a user namespace for", &config.id)?;
+        let (line, theirs) = channel::pair().at("make a line into", "the user namespace")?;
+        let forked = sys::fork(sys::CLONE_NEWUSER).at("make", "a user namespace")?;
         let keeper = match forked {
             sys::Fork::Child => keep(theirs.as_fd()),
-            sys::Fork::Parent(pid) => Child::new(pid).at("watch the user namespace of", &config.id),
+            sys::Fork::Parent(pid) => Child::new(pid).at("watch", "the user namespace"),
         }?;
         let mut space = Self {
+            map: map.clone(),
             keeper,
             line,
             writers: Vec::new(),
@@ -74,16 +88,18 @@ impl IdSpace {
         self.keeper.pidfd.as_fd()
     }
 
-    /// Waits until the map is written.
+    /// Waits until the map is written, and tells it to the first process, on `line`.
     ///
     /// # Errors
     ///
-    /// When a program fails, or is found stopped.
-    pub(super) fn finish(&mut self) -> Result<(), RunnerError> {
-        for (_, writer) in &self.writers {
-            peers::hear(writer.pidfd.as_fd(), peers::stopped_child)?;
-        }
-        finish_writers(&mut self.writers)
+    /// When a program fails.
+    pub(super) fn finish(
+        &mut self,
+        config: &ContainerConfig,
+        line: BorrowedFd<'_>,
+    ) -> Result<(), RunnerError> {
+        finish_writers(&mut self.writers)?;
+        tell(config, line)
     }
 }
 
@@ -133,21 +149,6 @@ pub(crate) fn write_id_map(
         }
     }
     tell(config, line)
-}
-
-/// As [`write_id_map`], where somebody else writes the map.
-pub(super) fn await_id_map(
-    config: &ContainerConfig,
-    mapped: Mapped<'_>,
-    line: BorrowedFd<'_>,
-) -> Result<(), RunnerError> {
-    match channel::receive(mapped.line).at("hear of the ids of", &config.id)? {
-        Some((Message::IdMapWritten, _)) => tell(config, line),
-        Some((Message::Failed(failure), _)) => Err(RunnerError::Failed(failure)),
-        Some(_) | None => Err(RunnerError::Failed(Failure::setup(
-            "the command that starts the container ended before its ids were mapped",
-        ))),
-    }
 }
 
 fn tell(config: &ContainerConfig, line: BorrowedFd<'_>) -> Result<(), RunnerError> {

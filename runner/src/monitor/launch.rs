@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::id_space::{self, Mapped};
+use super::id_space::{self, IdSpace};
 use super::server::{self, Server};
 use super::{Child, MonitorOptions, SERVER_LOG, StartOptions, wait_readable};
 use crate::channel::{self, Message};
@@ -80,8 +80,6 @@ pub(super) struct Start {
     options: StartOptions,
     /// The attached client's stream, where there is one.
     attached: Option<OwnedFd>,
-    /// A process in the user namespace, where whoever starts the container made it.
-    space: Option<OwnedFd>,
     /// What the container's process gets besides its streams; all above its places.
     preserved: Vec<OwnedFd>,
 }
@@ -97,17 +95,12 @@ pub(super) fn await_start(dir: &Path, line: &OwnedFd) -> Result<Option<Start>, R
             }
             let attached = options.attach.then(|| fds.next()).flatten();
             let count = options.preserved_fds;
-            let rest = fds
-                .len()
-                .saturating_sub(usize::try_from(count).unwrap_or_default());
-            let space = (rest > 0).then(|| fds.next()).flatten();
             preserved::close(count);
             let preserved: std::io::Result<Vec<OwnedFd>> =
                 fds.map(|fd| preserved::clear_of(fd, count)).collect();
             Ok(Some(Start {
                 options,
                 attached,
-                space,
                 preserved: preserved.at("preserve descriptors for", dir)?,
             }))
         }
@@ -122,28 +115,25 @@ pub(super) fn await_start(dir: &Path, line: &OwnedFd) -> Result<Option<Start>, R
 #[derive(Debug, Clone, Copy)]
 struct With<'a> {
     options: &'a StartOptions,
-    mapped: Option<Mapped<'a>>,
     preserved: &'a [OwnedFd],
 }
 
-/// Starts the container; on `line` whoever asked for it says what else there is to say.
+/// Starts the container, in the user namespace that was begun for it where that is the right one.
 pub(super) fn launch(
     dir: &Path,
     start: Start,
-    line: BorrowedFd<'_>,
+    guessed: Option<IdSpace>,
     monitor: &MonitorOptions,
 ) -> Result<Running, RunnerError> {
     let lock =
         state::take_lock(dir)?.ok_or_else(|| RunnerError::Running(crate::container::id_of(dir)))?;
     state::sign_lock(&lock).at("sign the lock of", dir)?;
     let lock = first_to_go(lock);
-    let process = start.space.as_ref().map(AsFd::as_fd);
     let with = With {
         options: &start.options,
-        mapped: process.map(|process| Mapped { process, line }),
         preserved: &start.preserved,
     };
-    begin(dir, with, start.attached, (lock, monitor))
+    begin(dir, with, (guessed, start.attached), (lock, monitor))
 }
 
 /// The same lock under a number above all others: the kernel closes what a killed process had from
@@ -161,10 +151,9 @@ pub(super) fn again(ended: Running, monitor: &MonitorOptions) -> Result<Running,
     let count = state.restart_count;
     let with = With {
         options: &StartOptions::default(),
-        mapped: None,
         preserved: &[],
     };
-    match begin(&dir, with, None, (lock, monitor)) {
+    match begin(&dir, with, (None, None), (lock, monitor)) {
         Ok(mut running) => {
             running.state.restart_count = count;
             state::write(&dir, &running.state)?;
@@ -186,10 +175,11 @@ pub(super) fn again(ended: Running, monitor: &MonitorOptions) -> Result<Running,
 fn begin(
     dir: &Path,
     with: With<'_>,
-    attached: Option<OwnedFd>,
+    (guessed, attached): (Option<IdSpace>, Option<OwnedFd>),
     (lock, monitor): (File, &MonitorOptions),
 ) -> Result<Running, RunnerError> {
     let config = ContainerConfig::load(dir)?;
+    let space = IdSpace::of(&config, guessed)?;
     let signals = sys::signal_fd(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGPIPE])
         .at("catch signals for", dir)?;
     rustix::process::chdir(dir).at("enter", dir)?;
@@ -202,7 +192,7 @@ fn begin(
     }
     let listener = super::serve::listen(dir)?;
     let (server, state) = claim(dir, &config, monitor)?;
-    let started = start_processes(dir, &config, with, server);
+    let started = start_processes(dir, &config, with, (server, space));
     let mut started = match started {
         Ok(started) => started,
         Err(error) => {
@@ -317,7 +307,7 @@ fn start_processes(
     dir: &Path,
     config: &ContainerConfig,
     with: With<'_>,
-    server: Option<Server>,
+    (server, mut space): (Option<Server>, Option<IdSpace>),
 ) -> Result<Started, RunnerError> {
     let host = HostFacts::detect();
     let plan = Plan::new(config, &host);
@@ -328,13 +318,12 @@ fn start_processes(
     } else {
         Some(make_pipes(config).at("make the streams of", dir)?)
     };
-    let (ours, theirs) = channel::pair().at("make a line to the first process of", dir)?;
-    let theirs = preserved::clear_of(theirs, with.options.preserved_fds)
-        .at("make a line to the first process of", dir)?;
+    let line = line_to_init(with.options.preserved_fds);
+    let (ours, theirs) = line.at("make a line to the first process of", dir)?;
     let shm = crate::join::shared_memory(dir, config)?;
     let groups = crate::cgroup::front::make(config)?;
-    let space = with.mapped.map(|mapped| mapped.process);
-    let forked = crate::join::fork(dir, config, plan.namespaces, space)?;
+    let process = space.as_ref().map(IdSpace::process);
+    let forked = crate::join::fork(dir, config, plan.namespaces, process)?;
     let pid = match forked {
         sys::Fork::Child => {
             drop(ours);
@@ -367,11 +356,15 @@ fn start_processes(
         doors,
     } = groups;
     drop(doors);
-    let outcome = accompany(dir, config, with, &host, (&init, ours.as_fd()));
-    let ((terminal, supervisor), (net, network)) = match outcome {
-        Ok(parts) => parts,
-        Err(error) => return Err(undo(dir, &init, server.as_ref(), error)),
-    };
+    let outcome = accompany(
+        dir,
+        config,
+        with.options,
+        (&host, space.as_mut()),
+        (&init, ours.as_fd()),
+    );
+    let ((terminal, supervisor), (net, network)) =
+        outcome.map_err(|error| undo(dir, &init, server.as_ref(), error))?;
     warnings.extend(network.warnings.iter().cloned());
     let (outputs, input) = near_streams(terminal, pipes);
     Ok(Started {
@@ -385,6 +378,12 @@ fn start_processes(
         cgroups,
         warnings,
     })
+}
+
+/// Our side of a line and the first process's, which is out of the way of what is preserved.
+fn line_to_init(preserved_fds: u32) -> std::io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = channel::pair()?;
+    Ok((ours, preserved::clear_of(theirs, preserved_fds)?))
 }
 
 /// Our sides of the streams: outputs, then input or the terminal's slave side.
@@ -457,16 +456,16 @@ fn make_pipes(config: &ContainerConfig) -> std::io::Result<Pipes> {
 fn accompany(
     dir: &Path,
     config: &ContainerConfig,
-    with: With<'_>,
-    host: &HostFacts,
+    options: &StartOptions,
+    (host, space): (&HostFacts, Option<&mut IdSpace>),
     (init, line): (&Child, BorrowedFd<'_>),
 ) -> Result<(Parts, Net), RunnerError> {
-    match with.mapped {
-        Some(mapped) => id_space::await_id_map(config, mapped, line),
+    match space {
+        Some(space) => space.finish(config, line),
         None => id_space::write_id_map(config, host, (init.pid, line)),
     }?;
     let net = connect(dir, config, init, line)?;
-    match await_exec(config, with.options, init, line) {
+    match await_exec(config, options, init, line) {
         Ok(parts) => Ok((parts, net)),
         Err(error) => {
             crate::net::abandon(net, dir);

@@ -11,7 +11,7 @@ mod server;
 
 pub(crate) use id_space::write_id_map;
 pub(crate) use launch::start_supervisor;
-pub use prepare::{Waiting, prepare, start};
+pub use prepare::{MonitorBody, MonitorProgram, Waiting, prepare, start};
 pub(crate) use restart::{clear_stopped, mark_stopped, stopped_by_hand};
 pub use server::ServerBody;
 pub(crate) use server::start as start_server;
@@ -23,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{self, Message};
-use crate::config::ContainerConfig;
+use crate::config::{ContainerConfig, IdMap};
 use crate::error::{At, Failure, RunnerError};
 use crate::{state, sys};
 
@@ -71,6 +71,9 @@ pub type EventHook = Box<dyn Fn(&ContainerConfig, &state::State, MonitorEvent)>;
 pub struct MonitorOptions {
     /// Called when something happened, after the state was written.
     pub on_event: Option<EventHook>,
+    /// The ids that the container will most likely have; whether it has them is seen when it is
+    /// there. They are mapped meanwhile.
+    pub expected_ids: Option<IdMap>,
     /// The file-system server, to be run in a fork; without it the configuration's program is
     /// executed.
     pub server: Option<ServerBody>,
@@ -159,10 +162,21 @@ pub(crate) fn wait_readable(fd: BorrowedFd<'_>, timeout_ms: u32) -> bool {
 pub fn run(dir: &Path, options: &MonitorOptions) -> Result<(), RunnerError> {
     crate::seal::take_name();
     let line = sys::inherited(LINE_FD).at("take over the start line of", dir)?;
+    run_on(dir, line, options)
+}
+
+/// As [`run`], in a fork of the command, with the line at hand.
+///
+/// # Errors
+///
+/// As [`run`].
+pub fn run_on(dir: &Path, line: OwnedFd, options: &MonitorOptions) -> Result<(), RunnerError> {
+    let guessed = options.expected_ids.as_ref();
+    let guessed = guessed.and_then(id_space::IdSpace::guess);
     let Some(start) = launch::await_start(dir, &line)? else {
         return Ok(());
     };
-    match launch::launch(dir, start, line.as_fd(), options) {
+    match launch::launch(dir, start, guessed, options) {
         Ok(mut container) => {
             let warnings = std::mem::take(&mut container.warnings);
             // The starter may be gone already; the container runs on.

@@ -1,22 +1,50 @@
 //! A monitor that gets ready while its container is made.
 //!
-//! A program of our size takes about a millisecond until its first line. Started before there is a
-//! container, the monitor takes it on another processor, while the command does its own part. It
-//! holds nothing until it is told to start: no lock, no file of the container. When the line to it
-//! closes before, it ends without a word, so a command that is killed leaves nothing.
+//! It begins before there is a container, on another processor, while the command does its own part.
+//! It holds nothing until it is told to start: no lock, no file of the container. When the line to
+//! it closes before, it ends without a word, so a command that is killed leaves nothing.
+//!
+//! A program of our size takes one to two milliseconds until its first line, so the monitor is a
+//! fork of the command, unless the program must be kept from containers: then it is executed from
+//! its sealed copy.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use super::id_space::IdSpace;
-use super::{Child, LINE_FD, SERVER_LOG, StartOptions, clear_stopped, failure_of, last_line};
+use rustix::process::Pid;
+
+use super::{Child, LINE_FD, SERVER_LOG, StartOptions, clear_stopped, last_line};
 use crate::channel::{self, Message};
-use crate::config::ContainerConfig;
 use crate::error::{At, Failure, RunnerError};
 use crate::seal::{self, Sealed};
-use crate::{peers, preserved, state, sys};
+use crate::{peers, preserved, state, sys, title};
+
+/// What a monitor does, given the container's directory and the line on which it is told to start;
+/// its exit code.
+pub type MonitorBody = Box<dyn Fn(&Path, OwnedFd) -> i32>;
+
+/// What is run as the monitor of a container.
+pub struct MonitorProgram {
+    /// The command line that leads to [`super::run`].
+    pub argv: Vec<OsString>,
+    /// The same, to be run in a fork of the command, which must have one thread. Without it the
+    /// command line is executed.
+    pub body: Option<MonitorBody>,
+}
+
+impl std::fmt::Debug for MonitorProgram {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("MonitorProgram");
+        shown.field("argv", &self.argv).finish_non_exhaustive()
+    }
+}
+
+/// How long a monitor that is not needed may take to end what it began, in milliseconds.
+const END_MS: u32 = 500;
+/// The exit code of a monitor that could not begin.
+const UNREADY: i32 = 125;
 
 /// A monitor whose container is not there yet; dropping it ends it.
 #[derive(Debug)]
@@ -30,40 +58,24 @@ pub struct Waiting {
     monitor: Option<Child>,
 }
 
-/// Runs `monitor_argv`, the monitor of the container that will be in `dir`, in a session of its own.
+/// Runs `program`, the monitor of the container that will be in `dir`, in a session of its own.
 ///
 /// # Errors
 ///
 /// When it cannot be executed.
-pub fn prepare(dir: &Path, monitor_argv: &[OsString]) -> Result<Waiting, RunnerError> {
+pub fn prepare(dir: &Path, program: &MonitorProgram) -> Result<Waiting, RunnerError> {
     let (line, theirs) = channel::pair().at("make a line to the monitor of", dir)?;
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.at("open", "/dev/null")?;
-    let fds = [
-        (null.as_fd(), 0),
-        (null.as_fd(), 1),
-        // There is no log yet.
-        (null.as_fd(), 2),
-        (theirs.as_fd(), LINE_FD),
-    ];
-    let spawn = sys::Spawn {
-        argv: monitor_argv,
-        fds: &fds,
-        session: true,
-    };
     let sealed = seal::program();
-    let program = match &sealed {
-        Some(sealed) => sealed.path().into_os_string(),
-        None => monitor_argv.first().cloned().unwrap_or_default(),
+    let monitor = match (&sealed, &program.body) {
+        (None, Some(body)) => match sys::apart::fork_apart() {
+            Ok(sys::Fork::Child) => become_monitor(dir, theirs, &null, &program.argv, body),
+            Ok(sys::Fork::Parent(pid)) => Ok(pid),
+            Err(error) => Err(error),
+        },
+        _ => execute(sealed.as_ref(), &program.argv, &null, &theirs),
     };
-    let monitor = sys::apart::spawn_apart(&program, &spawn, |error| {
-        let text = format!(
-            "could not execute {}: {error}",
-            Path::new(&program).display()
-        );
-        // Who is gone needs no telling.
-        let _gone = channel::send(theirs.as_fd(), &Message::Failed(Failure::setup(text)), &[]);
-    });
     let monitor = monitor.and_then(Child::new);
     let monitor = monitor.at("start the monitor of", dir)?;
     Ok(Waiting {
@@ -74,7 +86,61 @@ pub fn prepare(dir: &Path, monitor_argv: &[OsString]) -> Result<Waiting, RunnerE
     })
 }
 
-/// Starts the container in `dir`: runs `monitor_argv` in a session of its own and waits until the
+/// Executes a monitor, from the sealed copy of this program where there is one.
+fn execute(
+    sealed: Option<&Sealed>,
+    argv: &[OsString],
+    null: &File,
+    line: &OwnedFd,
+) -> std::io::Result<Pid> {
+    // There is no log yet.
+    let fds = [
+        (null.as_fd(), 0),
+        (null.as_fd(), 1),
+        (null.as_fd(), 2),
+        (line.as_fd(), LINE_FD),
+    ];
+    let spawn = sys::Spawn {
+        argv,
+        fds: &fds,
+        session: true,
+    };
+    let program = match sealed {
+        Some(sealed) => sealed.path().into_os_string(),
+        None => argv.first().cloned().unwrap_or_default(),
+    };
+    sys::apart::spawn_apart(&program, &spawn, |error| {
+        let text = format!(
+            "could not execute {}: {error}",
+            Path::new(&program).display()
+        );
+        // Who is gone needs no telling.
+        let _gone = channel::send(line.as_fd(), &Message::Failed(Failure::setup(text)), &[]);
+    })
+}
+
+/// The child's side of a monitor that is a fork: keeps nothing of the command's but its memory.
+fn become_monitor(
+    dir: &Path,
+    line: OwnedFd,
+    null: &File,
+    argv: &[OsString],
+    body: &MonitorBody,
+) -> ! {
+    let streams = (0..=2).try_for_each(|stream| sys::dup_onto(null.as_fd(), stream));
+    let alone = streams.and_then(|()| sys::close_all_but(line.as_fd()));
+    // Fails only for the leader of a group, which a new process is not.
+    let _led = rustix::process::setsid();
+    sys::unblock_signals();
+    title::set(argv);
+    let code = match alone {
+        Ok(()) => body(dir, line),
+        Err(_) => UNREADY,
+    };
+    sys::exit_now(code)
+}
+
+/// Starts the container in `dir`: runs its monitor in a session of its own and waits until the
 /// container runs or has failed to. Yields the attached stream when one was asked for, and what
 /// could not be honoured.
 ///
@@ -83,12 +149,11 @@ pub fn prepare(dir: &Path, monitor_argv: &[OsString]) -> Result<Waiting, RunnerE
 /// When the container runs already or cannot be started; the exit code is Docker's.
 pub fn start(
     dir: &Path,
-    monitor_argv: &[OsString],
+    monitor: &MonitorProgram,
     options: &StartOptions,
 ) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
     check_free(dir)?;
-    let waiting = prepare(dir, monitor_argv)?;
-    waiting.go(&ContainerConfig::load(dir)?, options)
+    prepare(dir, monitor)?.go(options)
 }
 
 fn check_free(dir: &Path) -> Result<(), RunnerError> {
@@ -99,26 +164,20 @@ fn check_free(dir: &Path) -> Result<(), RunnerError> {
 }
 
 impl Waiting {
-    /// Starts the container, which has been made meanwhile and is what `config` says; as [`start`].
+    /// Starts the container, which has been made meanwhile; as [`start`].
     ///
     /// # Errors
     ///
     /// As [`start`].
     pub fn start(
         self,
-        config: &ContainerConfig,
         options: &StartOptions,
     ) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
         check_free(&self.dir)?;
-        self.go(config, options)
+        self.go(options)
     }
 
-    fn go(
-        mut self,
-        config: &ContainerConfig,
-        options: &StartOptions,
-    ) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
-        let mut space = IdSpace::begin(config)?;
+    fn go(mut self, options: &StartOptions) -> Result<(Option<OwnedFd>, Vec<String>), RunnerError> {
         let dir = self.dir.as_path();
         clear_stopped(dir);
         let log = File::options()
@@ -144,7 +203,6 @@ impl Waiting {
         let rights: Vec<BorrowedFd<'_>> = [log.as_fd()]
             .into_iter()
             .chain(far.iter().map(AsFd::as_fd))
-            .chain(space.iter().map(IdSpace::process))
             .chain(preserved.iter().map(AsFd::as_fd))
             .collect();
         let started = Message::Start(options.clone());
@@ -158,14 +216,6 @@ impl Waiting {
         // Ours would keep the stream open after the monitor's end.
         drop((far, preserved));
         drop(self.sealed.take());
-        if let Some(space) = &mut space {
-            let said = match space.finish() {
-                Ok(()) => Message::IdMapWritten,
-                Err(error) => Message::Failed(failure_of(&error)),
-            };
-            // A monitor that is gone is heard of next.
-            let _gone = channel::send(self.line.as_fd(), &said, &[]);
-        }
         let monitor = self.monitor.take().map(|child| child.pid);
         let monitor = monitor.map_or(0, |pid| pid.as_raw_nonzero().get());
         peers::hear(self.line.as_fd(), || peers::stopped_in_family(monitor))?;
@@ -183,10 +233,13 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        // It may be stopped, and would not see that the line closes.
         if let Some(monitor) = self.monitor.take() {
-            monitor.signal(libc::SIGKILL);
-            monitor.reap();
+            let _closed = rustix::net::shutdown(&self.line, rustix::net::Shutdown::Both);
+            // It may be stopped, and would not see that the line is closed.
+            if monitor.wait(END_MS).is_none() {
+                monitor.signal(libc::SIGKILL);
+                monitor.reap();
+            }
         }
     }
 }

@@ -47,13 +47,10 @@ pub(crate) fn start(
         .open(dir.join(SERVER_LOG));
     let log = log.at("open the server log of", dir)?;
     let begun = match body {
-        Some(body) => match sys::fork(0) {
+        // We have the first process to make meanwhile.
+        Some(body) => match sys::apart::fork_apart() {
             Ok(sys::Fork::Child) => become_server(dir, theirs, &log, server_argv, body),
-            Ok(sys::Fork::Parent(pid)) => {
-                // We have the first process to make meanwhile.
-                sys::apart::send_away(pid);
-                Ok(pid)
-            }
+            Ok(sys::Fork::Parent(pid)) => Ok(pid),
             Err(error) => Err(error),
         },
         None => sys::spawn(&sys::Spawn {
@@ -71,9 +68,7 @@ pub(crate) fn start(
 fn become_server(dir: &Path, line: OwnedFd, log: &File, argv: &[OsString], body: &ServerBody) -> ! {
     let alone = sys::dup_onto(log.as_fd(), 2).and_then(|()| sys::close_all_but(line.as_fd()));
     sys::unblock_signals();
-    if let Some(word) = argv.get(1) {
-        title::replace_word(1, word);
-    }
+    title::set(argv);
     let code = match alone {
         Ok(()) => body(dir, line),
         Err(_) => UNREADY,

@@ -336,6 +336,7 @@ fn become_process(entry: &Entry, line: &init::Line<'_>, made: &mut Made) -> Fail
         dies_with_parent: !entry.detach,
         gate: None,
         preserved: &[],
+        reads_ahead: false,
     };
     process::execute(&entry.spec, &streams, line.filters, line.monitor)
 }

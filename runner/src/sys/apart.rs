@@ -1,4 +1,4 @@
-//! Starting a program beside this one: on another processor, while we go on.
+//! Starting a process beside this one: on another processor, while we go on.
 
 use std::ffi::{CString, OsStr};
 use std::io;
@@ -47,11 +47,8 @@ pub(crate) fn spawn_apart(
     let places = spawn.fds.iter();
     let places = places.map(|(fd, to)| Ok((rustix::io::fcntl_dupfd_cloexec(fd, above)?, *to)));
     let places = places.collect::<io::Result<Vec<(OwnedFd, RawFd)>>>()?;
-    match fork(0)? {
-        Fork::Parent(pid) => {
-            send_away(pid);
-            Ok(pid)
-        }
+    match fork_apart()? {
+        Fork::Parent(pid) => Ok(pid),
         Fork::Child => {
             let placed = places.iter();
             let placed = placed.map(|(from, to)| dup_onto(from.as_fd(), *to));
@@ -73,8 +70,23 @@ pub(crate) fn spawn_apart(
     }
 }
 
+/// Makes a copy of this process, as [`super::fork`], that runs elsewhere.
+///
+/// The caller must be single-threaded.
+///
+/// # Errors
+///
+/// Those of `clone(2)`.
+pub(crate) fn fork_apart() -> io::Result<Fork> {
+    let forked = fork(0)?;
+    if let Fork::Parent(pid) = forked {
+        send_away(pid);
+    }
+    Ok(forked)
+}
+
 /// Has a process that waits behind this one run elsewhere, now; later it may run anywhere.
-pub(crate) fn send_away(pid: Pid) {
+fn send_away(pid: Pid) {
     let Ok(all) = sched_getaffinity(None) else {
         return;
     };

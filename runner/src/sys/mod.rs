@@ -11,6 +11,7 @@ use std::ptr;
 use rustix::process::Pid;
 
 pub(crate) mod apart;
+pub(crate) mod arguments;
 pub(crate) mod given;
 pub(crate) mod memory;
 pub(crate) mod net;

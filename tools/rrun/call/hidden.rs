@@ -7,14 +7,15 @@ use std::fs::File;
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 use rrun_mount::{Connection, ServeOptions, Stats, serve};
-use rrun_runner::monitor::MonitorEvent;
-use rrun_runner::{ContainerConfig, State, ids, memory, monitor, net};
+use rrun_runner::monitor::{MonitorEvent, MonitorProgram};
+use rrun_runner::{ContainerConfig, IdMap, State, ids, memory, monitor, net};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use super::within::overlay;
-use super::{copy_up, cp, ground, journal, mount_points, overlayfs, ps, volume};
+use super::{copy_up, cp, create, ground, journal, mount_points, overlayfs, ps, volume};
 use crate::environment::Environment;
 use crate::failure::{ExitCode, Failure};
 use crate::{report, sys};
@@ -63,8 +64,14 @@ impl Parts {
     }
 
     /// The monitor of the container in `dir`.
-    pub(crate) fn monitor(&self, dir: &Path) -> Vec<OsString> {
-        vec![self.program.clone(), MONITOR.into(), dir.into()]
+    pub(crate) fn monitor(&self, dir: &Path) -> MonitorProgram {
+        MonitorProgram {
+            argv: vec![self.program.clone(), MONITOR.into(), dir.into()],
+            body: Some(Box::new(|dir, line| {
+                let done = monitor::run_on(dir, line, &monitor_options(dir));
+                i32::from(exit_code(done.map_err(Failure::from)).0)
+            })),
+        }
     }
 
     /// Its file-system server.
@@ -219,22 +226,37 @@ fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
 }
 
 fn monitor_main(dir: &Path) -> Result<(), Failure> {
+    monitor::run(dir, &monitor_options(dir))?;
+    Ok(())
+}
+
+fn monitor_options(dir: &Path) -> monitor::MonitorOptions {
     let data_dir = dir
         .ancestors()
         .nth(2)
         .map(Path::to_owned)
         .unwrap_or_default();
+    let expected_ids = expected_ids(dir, &data_dir);
     let on_event = move |config: &ContainerConfig, state: &State, event: MonitorEvent| {
         tell(&data_dir, config, state, event);
     };
-    let options = monitor::MonitorOptions {
+    monitor::MonitorOptions {
         on_event: Some(Box::new(on_event)),
+        expected_ids,
         server: Some(Box::new(|dir, line| {
             i32::from(exit_code(serve_on(dir, &line)).0)
         })),
-    };
-    monitor::run(dir, &options)?;
-    Ok(())
+    }
+}
+
+/// The ids of the container in `dir`; of one that is not there yet, those that containers have
+/// unless they are asked for others.
+fn expected_ids(dir: &Path, data_dir: &Path) -> Option<IdMap> {
+    if let Ok(config) = ContainerConfig::load(dir) {
+        return Some(config.id_map);
+    }
+    let environment = Environment::read(Some(data_dir.to_owned()), None);
+    Some(create::id_map(&environment.ok()?))
 }
 
 /// Notes what the monitor tells, and removes with a container what is its alone.
@@ -331,12 +353,14 @@ fn serve_on(dir: &Path, line: &OwnedFd) -> Result<(), Failure> {
     // Before the device comes: whatever is wrong is then told instead of hanging the start.
     let io_uring = super::io_uring::asked_for()?;
     let (union, lease) = ground::served(dir, &config)?;
+    let settling = settle();
     let mut connection = receive_connection(line)?;
     let procfs = connection.proc.take();
     connection.proc = procfs.as_ref().and_then(|mount| reopen(mount).ok());
     // Modes come from the kernel with the asker's mask applied.
     rustix::process::umask(rustix::fs::Mode::empty());
-    settle(procfs);
+    // Where there is no such thread it is let go here.
+    drop(settling.send(procfs));
     serve(
         &connection,
         &union,
@@ -361,15 +385,20 @@ fn reopen(mount: &OwnedFd) -> rustix::io::Result<OwnedFd> {
     openat(mount, ".", flags, Mode::empty())
 }
 
-/// Gives back what the start took, once the server goes on: first `mount`, which nobody is to wait
-/// for. Not to be able to is no error.
-fn settle(mount: Option<OwnedFd>) {
+/// Starts who gives back what the start took, once the server goes on: first the mount that is
+/// sent, which nobody is to wait for. Not to be able to is no error.
+///
+/// It is there before the kernel asks anything: threads that begin hold up those that answer.
+fn settle() -> mpsc::Sender<Option<OwnedFd>> {
+    let (sender, mounts) = mpsc::channel();
     let thread = std::thread::Builder::new().name("rrun-settle".into());
-    drop(thread.stack_size(64 << 10).spawn(|| {
+    drop(thread.stack_size(64 << 10).spawn(move || {
+        let Ok(mount) = mounts.recv() else { return };
         drop(mount);
         std::thread::sleep(memory::SETTLED_AFTER);
         memory::give_back();
     }));
+    sender
 }
 
 /// Ends the process: everything is on disk, and the kernel releases what is held soonest so.

@@ -78,7 +78,7 @@ pub(crate) fn run(
         preserved_fds: args.inherited.preserve_fds,
         ..start_options(&created.config, attach)
     };
-    let started = waiting.start(&created.config, &options);
+    let started = waiting.start(&options);
     let socket = match started.map(warned).map_err(failed) {
         Ok(socket) => socket,
         Err(failure) => {
@@ -247,8 +247,8 @@ pub(super) fn start_one(
     let dir = names::resolve(&environment.containers(), name)?;
     let config = ContainerConfig::load(&dir)?;
     container::cleanup(&dir)?;
-    let argv = Parts::of_self()?.monitor(&dir);
-    match start(&dir, &argv, &start_options(&config, attach)) {
+    let monitor = Parts::of_self()?.monitor(&dir);
+    match start(&dir, &monitor, &start_options(&config, attach)) {
         Ok(started) => Ok((warned(started), config)),
         // Docker too finds nothing wrong with starting what runs.
         Err(RunnerError::Running(_)) => {
