@@ -273,7 +273,7 @@ fn a_program_that_maps_ids_and_is_stopped_is_named_and_does_not_stay() {
     assert_eq!(home.rrun(&["ps", "-aq"]).ok(), "");
 }
 
-/// The monitor is the program's file anew; who runs it has only its descriptor when it was removed.
+/// The parts of a container are the program's file anew, of which only a descriptor is left.
 #[test]
 fn a_program_that_was_removed_under_itself_is_named() {
     for_all_users(|user, home| {
@@ -286,7 +286,8 @@ fn a_program_that_was_removed_under_itself_is_named() {
         let script = "exec 3<own-rrun; rm own-rrun; exec /proc/self/fd/3 run --rm bb:1 true";
         let mut command = home.command_of(Path::new("/bin/sh"));
         command.args(["-c", script]);
-        finish(command, &["sh", script]).fails(125, "could not execute");
+        finish(command, &["sh", script])
+            .fails(125, "/own-rrun (deleted): No such file or directory");
         assert_eq!(home.rrun(&["ps", "-aq"]).ok(), "", "{user}");
     });
 }

@@ -1,5 +1,6 @@
 //! The process that lives as long as its container: starts it, carries its streams, ends it.
 
+mod forked;
 mod health;
 mod id_space;
 mod launch;
@@ -9,11 +10,11 @@ mod restart;
 mod serve;
 mod server;
 
+pub use forked::PartBody;
 pub(crate) use id_space::write_id_map;
 pub(crate) use launch::start_supervisor;
-pub use prepare::{MonitorBody, MonitorProgram, Waiting, prepare, start};
+pub use prepare::{MonitorProgram, Waiting, prepare, start};
 pub(crate) use restart::{clear_stopped, mark_stopped, stopped_by_hand};
-pub use server::ServerBody;
 pub(crate) use server::start as start_server;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -76,7 +77,7 @@ pub struct MonitorOptions {
     pub expected_ids: Option<IdMap>,
     /// The file-system server, to be run in a fork; without it the configuration's program is
     /// executed.
-    pub server: Option<ServerBody>,
+    pub server: Option<PartBody>,
 }
 
 impl MonitorOptions {

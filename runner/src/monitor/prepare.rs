@@ -15,15 +15,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
 
+use super::forked::{self, PartBody};
 use super::{Child, LINE_FD, SERVER_LOG, StartOptions, clear_stopped, last_line};
 use crate::channel::{self, Message};
 use crate::error::{At, Failure, RunnerError};
 use crate::seal::{self, Sealed};
-use crate::{peers, preserved, state, sys, title};
-
-/// What a monitor does, given the container's directory and the line on which it is told to start;
-/// its exit code.
-pub type MonitorBody = Box<dyn Fn(&Path, OwnedFd) -> i32>;
+use crate::{peers, preserved, state, sys};
 
 /// What is run as the monitor of a container.
 pub struct MonitorProgram {
@@ -31,7 +28,7 @@ pub struct MonitorProgram {
     pub argv: Vec<OsString>,
     /// The same, to be run in a fork of the command, which must have one thread. Without it the
     /// command line is executed.
-    pub body: Option<MonitorBody>,
+    pub body: Option<PartBody>,
 }
 
 impl std::fmt::Debug for MonitorProgram {
@@ -43,8 +40,6 @@ impl std::fmt::Debug for MonitorProgram {
 
 /// How long a monitor that is not needed may take to end what it began, in milliseconds.
 const END_MS: u32 = 500;
-/// The exit code of a monitor that could not begin.
-const UNREADY: i32 = 125;
 
 /// A monitor whose container is not there yet; dropping it ends it.
 #[derive(Debug)]
@@ -70,7 +65,13 @@ pub fn prepare(dir: &Path, program: &MonitorProgram) -> Result<Waiting, RunnerEr
     let sealed = seal::program();
     let monitor = match (&sealed, &program.body) {
         (None, Some(body)) => match sys::apart::fork_apart() {
-            Ok(sys::Fork::Child) => become_monitor(dir, theirs, &null, &program.argv, body),
+            Ok(sys::Fork::Child) => {
+                // There is no log yet.
+                let streams = (0..=2).try_for_each(|fd| sys::dup_onto(null.as_fd(), fd));
+                // Fails only for the leader of a group, which a new process is not.
+                let _led = rustix::process::setsid();
+                forked::go_on(dir, theirs, streams, (&program.argv, body))
+            }
             Ok(sys::Fork::Parent(pid)) => Ok(pid),
             Err(error) => Err(error),
         },
@@ -117,27 +118,6 @@ fn execute(
         // Who is gone needs no telling.
         let _gone = channel::send(line.as_fd(), &Message::Failed(Failure::setup(text)), &[]);
     })
-}
-
-/// The child's side of a monitor that is a fork: keeps nothing of the command's but its memory.
-fn become_monitor(
-    dir: &Path,
-    line: OwnedFd,
-    null: &File,
-    argv: &[OsString],
-    body: &MonitorBody,
-) -> ! {
-    let streams = (0..=2).try_for_each(|stream| sys::dup_onto(null.as_fd(), stream));
-    let alone = streams.and_then(|()| sys::close_all_but(line.as_fd()));
-    // Fails only for the leader of a group, which a new process is not.
-    let _led = rustix::process::setsid();
-    sys::unblock_signals();
-    title::set(argv);
-    let code = match alone {
-        Ok(()) => body(dir, line),
-        Err(_) => UNREADY,
-    };
-    sys::exit_now(code)
 }
 
 /// Starts the container in `dir`: runs its monitor in a session of its own and waits until the

@@ -87,12 +87,13 @@ pub(crate) fn start(
         (init.pidfd.as_fd(), helper::INIT_FD),
         (netns.as_fd(), helper::NETNS_FD),
     ];
+    let program = config.net.argv.first().cloned().unwrap_or_default();
     let pid = sys::spawn(&sys::Spawn {
         argv: &config.net.argv,
         fds: &fds,
         session: false,
     })
-    .at("start the network helper of", dir)?;
+    .at("execute the network helper", program)?;
     drop(theirs);
     let first = Child::new(pid).at("watch the network helper of", dir)?;
     let told = hear(&ours, dir);
