@@ -80,9 +80,11 @@ pub fn create(containers: &Path, config: &ContainerConfig) -> Result<PathBuf, Ru
     Ok(dir)
 }
 
-/// How long a removal by force goes on while others come to have the container's lock: less than
-/// what it has waited for one that does not end.
+/// How long a removal by force goes on while others come to have the container's lock.
 const LOCKED_MAX: Duration = Duration::from_secs(2);
+/// How long at least after it has waited for one that does not end, which is 4.5 s at most: what
+/// ends with a killed monitor has the lock for a moment longer.
+const LOCKED_AFTER_MAX: Duration = Duration::from_millis(400);
 /// Between two tries.
 const LOCKED_PAUSE: Duration = Duration::from_millis(2);
 
@@ -92,20 +94,19 @@ const LOCKED_PAUSE: Duration = Duration::from_millis(2);
 ///
 /// When it runs, or its files cannot be removed.
 pub fn remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
-    let began = Instant::now();
-    loop {
-        match try_remove(dir, force) {
-            // A monitor whose command was killed begins in this moment, or one that was killed had
-            // begun processes that are not gone yet.
-            Err(RunnerError::Running(_)) if force && began.elapsed() < LOCKED_MAX => {
-                std::thread::sleep(LOCKED_PAUSE);
-                if matches!(dir.try_exists(), Ok(false)) {
-                    return Ok(());
-                }
-            }
-            other => return other,
+    let until = Instant::now() + LOCKED_MAX;
+    let mut removed = try_remove(dir, force);
+    let until = until.max(Instant::now() + LOCKED_AFTER_MAX);
+    // A monitor whose command was killed begins in this moment, or one that was killed had begun
+    // processes that are not gone yet.
+    while force && matches!(removed, Err(RunnerError::Running(_))) && Instant::now() < until {
+        std::thread::sleep(LOCKED_PAUSE);
+        if matches!(dir.try_exists(), Ok(false)) {
+            return Ok(());
         }
+        removed = try_remove(dir, force);
     }
+    removed
 }
 
 fn try_remove(dir: &Path, force: bool) -> Result<(), RunnerError> {
