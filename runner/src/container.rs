@@ -2,7 +2,7 @@
 
 mod ending;
 
-pub use ending::{Stopped, is_stopping, kill, stop, wait};
+pub use ending::{Stopped, end, is_stopping, kill, stop, wait};
 
 use std::ffi::OsString;
 use std::io;

@@ -41,10 +41,12 @@ fn containers_are_chosen_by_what_they_have_in_common() {
         let file = home.write("id", up.as_bytes());
         let killed = home.rrun(&["kill", "--cidfile", file.to_str().unwrap()]);
         assert_eq!(killed.ok().trim(), up, "{user}");
-        home.rrun(&["wait", "up"]).ok();
+        // It has ended: what is started next is not what still ends.
+        let status = ["inspect", "-f", "{{.State.Status}}", "up"];
+        assert_eq!(home.rrun(&status).ok(), "exited\n", "{user}");
         home.rrun(&["start", "up"]).ok();
         assert_eq!(home.rrun(&["kill", "--all"]).ok().trim(), up, "{user}");
-        home.rrun(&["wait", "up"]).ok();
+        assert_eq!(home.rrun(&status).ok(), "exited\n", "{user}");
         home.rrun(&["start", "up"]).ok();
         let stopped = home.rrun(&["stop", "--all", "-t", "0"]).ok();
         assert_eq!(stopped.trim(), up, "{user}");

@@ -163,16 +163,31 @@ pub fn stop(dir: &Path, timeout: Duration, signal: Option<i32>) -> Result<Stoppe
         return Ok(Stopped::Asked);
     }
     drop(under_way);
-    kill(dir, libc::SIGKILL).or_else(ended)?;
     let state = state::read_claim(dir)?;
-    let ended = match monitor(&state) {
-        Some(monitor) => wait_killed(&state, monitor.as_fd()),
-        None => true,
-    };
-    if ended {
-        return Ok(Stopped::Killed);
+    kill(dir, libc::SIGKILL).or_else(ended)?;
+    await_killed(dir, &state)?;
+    Ok(Stopped::Killed)
+}
+
+/// Kills the container's first process and waits until the container has ended, as Docker does.
+///
+/// # Errors
+///
+/// When it does not run, or still runs at the end.
+pub fn end(dir: &Path) -> Result<(), RunnerError> {
+    // Read first: it may remove itself at its end.
+    let state = state::read_claim(dir)?;
+    kill(dir, libc::SIGKILL)?;
+    await_killed(dir, &state)
+}
+
+fn await_killed(dir: &Path, state: &State) -> Result<(), RunnerError> {
+    match monitor(state) {
+        Some(monitor) if !wait_killed(state, monitor.as_fd()) => {
+            Err(RunnerError::Running(id_of(dir)))
+        }
+        _ => Ok(()),
     }
-    Err(RunnerError::Running(id_of(dir)))
 }
 
 /// Waits until the container has ended and returns its exit code.

@@ -151,6 +151,9 @@ pub(crate) fn kill(args: &KillArgs, environment: &Environment) -> Result<ExitCod
             let more = [("signal", signal.to_string())];
             journal::of_dir(environment, "kill", dir, &more);
         }
+        if signal == libc::SIGKILL {
+            return Ok(container::end(dir)?);
+        }
         Ok(container::kill(dir, signal)?)
     })
 }
