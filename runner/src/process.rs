@@ -514,7 +514,8 @@ fn check_program(path: &str) -> io::Result<()> {
             rustix::fs::Access::EXEC_OK,
             rustix::fs::AtFlags::EACCESS,
         )?;
-        let Some(interpreter) = interpreter(&path) else {
+        let head = beginning(&path).unwrap_or_default();
+        let Some(interpreter) = interpreter(&head) else {
             return Ok(());
         };
         path = interpreter;
@@ -522,12 +523,26 @@ fn check_program(path: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The interpreter a script names; `None` for other files and ones that cannot be read.
-pub(crate) fn interpreter(path: &str) -> Option<String> {
-    use std::io::Read;
+/// The beginning of a program; `None` of one that cannot be read.
+fn beginning(path: &str) -> Option<Vec<u8>> {
     let mut head = [0_u8; 256];
-    let count = std::fs::File::open(path).ok()?.read(&mut head).ok()?;
-    let line = head.get(..count)?.strip_prefix(b"#!")?;
+    let count = rustix::io::read(open_regular(Path::new(path))?, &mut head).ok()?;
+    head.get(..count).map(<[u8]>::to_vec)
+}
+
+/// Opens a regular file to be read; others are none of ours to touch, and may have come to be where
+/// one was.
+pub(crate) fn open_regular(path: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).ok()?;
+    let mode = rustix::fs::fstat(&file).ok()?.st_mode;
+    let kind = rustix::fs::FileType::from_raw_mode(mode);
+    (kind == rustix::fs::FileType::RegularFile).then_some(file)
+}
+
+/// The interpreter that a script names, from its beginning; `None` for other files.
+pub(crate) fn interpreter(head: &[u8]) -> Option<String> {
+    let line = head.strip_prefix(b"#!")?;
     let line = line.split(|byte| *byte == b'\n').next()?;
     let text = String::from_utf8_lossy(line);
     text.split_whitespace().next().map(str::to_owned)

@@ -8,10 +8,10 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, CWD, FileType, Mode, OFlags, ResolveFlags, fadvise, fstat, openat2};
+use rustix::fs::{Advice, fadvise, fstat};
 
 use crate::plan::ProcessSpec;
-use crate::process;
+use crate::process::{self, open_regular as open};
 
 /// Most bytes of a file that are asked for. C libraries are smaller; a larger program touches
 /// little of itself.
@@ -32,16 +32,12 @@ pub(crate) fn ask(spec: &ProcessSpec) {
 
 fn try_ask(spec: &ProcessSpec) -> Option<()> {
     let candidates = process::candidates(spec.argv.first()?, &spec.env);
-    let mut paths = candidates.into_iter().map(PathBuf::from);
-    let (found, path) = paths.find_map(|path| Some((open(&path)?, path)))?;
-    let program = match process::interpreter(path.to_str()?) {
-        Some(interpreter) => open(Path::new(&interpreter))?,
-        None => found,
-    };
-    read_ahead(&program)?;
-    let mut head = [0; HEAD_BYTES];
-    let count = rustix::io::pread(&program, &mut head, 0).ok()?;
-    let loader = open(&loader(head.get(..count)?)?)?;
+    let program = candidates.iter().find_map(|path| open(Path::new(path)))?;
+    let mut head = beginning(&program)?;
+    if let Some(interpreter) = process::interpreter(&head) {
+        head = beginning(&open(Path::new(&interpreter))?)?;
+    }
+    let loader = open(&loader(&head)?)?;
     read_ahead(&loader)?;
     // What leads to the loader may be in another directory.
     let link = format!("/proc/self/fd/{}", loader.as_raw_fd());
@@ -49,13 +45,13 @@ fn try_ask(spec: &ProcessSpec) -> Option<()> {
     read_ahead(&open(&real.with_file_name(C_LIBRARY))?)
 }
 
-/// Opens a regular file; others are none of ours to touch.
-fn open(path: &Path) -> Option<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS);
-    let file = file.ok()?;
-    let kind = FileType::from_raw_mode(fstat(&file).ok()?.st_mode);
-    (kind == FileType::RegularFile).then_some(file)
+/// The beginning of a program, all of which is asked for.
+fn beginning(program: &OwnedFd) -> Option<Vec<u8>> {
+    read_ahead(program)?;
+    let mut head = vec![0; HEAD_BYTES];
+    let count = rustix::io::pread(program, &mut head, 0).ok()?;
+    head.truncate(count);
+    Some(head)
 }
 
 fn read_ahead(file: &OwnedFd) -> Option<()> {
