@@ -102,15 +102,27 @@ fn whether_a_thing_exists_is_told_by_the_exit_code() {
 #[test]
 fn logs_of_several_containers_are_told_apart() {
     for_all_users(|user, home| {
-        let a = run(
-            home,
-            "ca",
-            &["bb:1", "sh", "-c", "echo one; sleep 1; echo three"],
-        );
-        let b = run(home, "cb", &["bb:1", "sh", "-c", "sleep 0.5; echo two"]);
+        let logged = |name: &str, text: &str| {
+            let mut looks = 0;
+            while home.rrun(&["logs", name]).ok() != text {
+                looks += 1;
+                assert!(looks < 200, "{user}: {name} logs no {text:?}");
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        };
+        let script = "echo one; until [ -e /go ]; do sleep 0.05; done; echo three";
+        let a = run(home, "ca", &["bb:1", "sh", "-c", script]);
+        logged("ca", "one\n");
+        let b = run(home, "cb", &["bb:1", "echo", "two"]);
+        logged("cb", "two\n");
+        home.rrun(&["exec", "ca", "touch", "/go"]).ok();
         let followed = home.rrun(&["logs", "-f", "ca", "cb"]).ok();
         let (a, b) = (&a[..12], &b[..12]);
         assert_eq!(followed, format!("{a} one\n{b} two\n{a} three\n"), "{user}");
+        let whole = home.rrun(&["logs", "cb", "ca"]).ok();
+        assert_eq!(whole, followed, "{user}: by time, not by container");
+        let last = home.rrun(&["logs", "--tail", "1", "ca", "cb"]).ok();
+        assert_eq!(last, format!("{b} two\n{a} three\n"), "{user}");
         let named = home.rrun(&["logs", "--names", "cb"]).ok();
         assert_eq!(named, "cb two\n", "{user}");
     });

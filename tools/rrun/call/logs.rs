@@ -44,11 +44,12 @@ impl Wanted {
 struct Shown {
     dir: PathBuf,
     tape: Tape,
+    /// Lines that were read and not shown yet.
+    ahead: VecDeque<Record>,
     /// What each line begins with, when there are several logs.
     prefix: String,
     /// Whether the last line that was printed is whole.
     whole: bool,
-    alive: bool,
 }
 
 impl Shown {
@@ -67,48 +68,67 @@ impl Shown {
         };
         Ok(Self {
             tape: Tape::open(&dir)?,
+            ahead: VecDeque::new(),
             dir,
             prefix,
             whole: true,
-            alive: true,
         })
     }
 
-    /// What is there now, the last `tail` lines of it.
-    fn first(&mut self, wanted: &Wanted, tail: Option<usize>) -> Result<(), Failure> {
-        let mut records = VecDeque::new();
-        self.tape.read(&mut |record| {
+    /// Skips all that is there now but the last `tail` lines.
+    fn keep_last(&mut self, wanted: &Wanted, tail: usize) -> Result<(), Failure> {
+        while let Some(record) = self.tape.next()? {
             if wanted.includes(&record) {
-                records.push_back(record);
+                self.ahead.push_back(record);
                 // No more than asked for is kept, however long the log.
-                if tail.is_some_and(|tail| records.len() > tail) {
-                    records.pop_front();
+                if self.ahead.len() > tail {
+                    self.ahead.pop_front();
                 }
             }
-            Ok(())
-        })?;
-        for record in &records {
-            print(record, wanted, &self.prefix, &mut self.whole)?;
         }
         Ok(())
     }
 
-    /// What was written since.
-    fn more(&mut self, wanted: &Wanted) -> Result<(), Failure> {
-        // One that is gone was removed at its end; what it wrote is still open here.
-        self.alive = monitor_alive(&self.dir).unwrap_or(false);
-        let Self {
-            tape,
-            prefix,
-            whole,
-            ..
-        } = self;
-        tape.read(&mut |record| {
-            if wanted.includes(&record) {
-                print(&record, wanted, prefix, whole)?;
+    /// The next line to be shown, and when it was written; it stays until it is shown.
+    fn head(&mut self, wanted: &Wanted) -> Result<Option<Timestamp>, Failure> {
+        while self.ahead.is_empty() {
+            match self.tape.next()? {
+                Some(record) if wanted.includes(&record) => self.ahead.push_back(record),
+                Some(_) => {}
+                None => return Ok(None),
             }
-            Ok(())
-        })
+        }
+        let time = self
+            .ahead
+            .front()
+            .and_then(|record| record.time.parse().ok());
+        // A line without a time waits for nobody.
+        Ok(Some(time.unwrap_or(Timestamp::MIN)))
+    }
+
+    fn show_head(&mut self, wanted: &Wanted) -> Result<(), Failure> {
+        match self.ahead.pop_front() {
+            Some(record) => print(&record, wanted, &self.prefix, &mut self.whole),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Shows what is there of all logs, in the order in which it was written, up to `bound`.
+fn show(all: &mut [Shown], wanted: &Wanted, bound: Timestamp) -> Result<(), Failure> {
+    loop {
+        let mut first: Option<(Timestamp, usize)> = None;
+        for (number, one) in all.iter_mut().enumerate() {
+            if let Some(time) = one.head(wanted)?
+                && time <= bound
+                && first.is_none_or(|(before, _)| time < before)
+            {
+                first = Some((time, number));
+            }
+        }
+        let next = first.and_then(|(_, number)| all.get_mut(number));
+        let Some(next) = next else { return Ok(()) };
+        next.show_head(wanted)?;
     }
 }
 
@@ -149,19 +169,32 @@ pub(crate) fn logs(args: &LogsArgs, environment: &Environment) -> Result<ExitCod
     let mut all = opened
         .map(|name| Shown::open(name, args, environment))
         .collect::<Result<Vec<_>, _>>()?;
-    for one in &mut all {
-        one.first(&wanted, tail)?;
-    }
-    while args.follow && !wanted.over() && !all.is_empty() {
+    if let Some(tail) = tail {
         for one in &mut all {
-            one.more(&wanted)?;
+            one.keep_last(&wanted, tail)?;
         }
-        // Looked at before the last read, so nothing written before the end is missed.
-        all.retain(|one| one.alive);
-        if !all.is_empty() {
+    }
+    let several = all.len() > 1;
+    let mut going = args.follow;
+    while going && !wanted.over() {
+        // What is written while we look is shown in the next look, when the others had theirs too.
+        let bound = if several {
+            Timestamp::now()
+        } else {
+            Timestamp::MAX
+        };
+        going = false;
+        for one in &all {
+            // One that is gone was removed at its end; what it wrote is still open here.
+            going |= monitor_alive(&one.dir).unwrap_or(false);
+        }
+        show(&mut all, &wanted, bound)?;
+        if going {
             std::thread::sleep(Duration::from_millis(FOLLOW_MS));
         }
     }
+    // The monitors were looked at before the last look, so nothing written before an end is missed.
+    show(&mut all, &wanted, Timestamp::MAX)?;
     Ok(ExitCode::OK)
 }
 
@@ -201,40 +234,44 @@ impl Tape {
         Ok(tape)
     }
 
-    /// Gives each whole record that was not given yet.
-    fn read(&mut self, each: &mut dyn FnMut(Record) -> Result<(), Failure>) -> Result<(), Failure> {
-        while let Some(mut reader) = self.older.pop() {
-            lines(&mut reader, &mut self.partial, each)?;
+    /// The next whole record; `None` when there is none yet.
+    fn next(&mut self) -> Result<Option<Record>, Failure> {
+        while let Some(reader) = self.older.last_mut() {
+            if let Some(record) = next_in(reader, &mut self.partial)? {
+                return Ok(Some(record));
+            }
+            self.older.pop();
         }
         loop {
             if self.reader.is_none() {
                 self.reader = open(&self.path)?;
             }
             let Some(reader) = &mut self.reader else {
-                return Ok(());
+                return Ok(None);
             };
-            // Asked before reading: what a file that was put aside got until then is read.
+            if let Some(record) = next_in(reader, &mut self.partial)? {
+                return Ok(Some(record));
+            }
             let current = std::fs::metadata(&self.path).map(|data| data.ino()).ok();
             let ours = reader.get_ref().metadata()?.ino();
-            lines(reader, &mut self.partial, each)?;
             if current.is_none() || current == Some(ours) {
-                return Ok(());
+                return Ok(None);
+            }
+            // It was put aside, maybe after we looked: what it got until then is read.
+            if let Some(record) = next_in(reader, &mut self.partial)? {
+                return Ok(Some(record));
             }
             self.reader = None;
         }
     }
 }
 
-fn lines(
-    reader: &mut BufReader<File>,
-    partial: &mut Vec<u8>,
-    each: &mut dyn FnMut(Record) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+fn next_in(reader: &mut BufReader<File>, partial: &mut Vec<u8>) -> Result<Option<Record>, Failure> {
     loop {
         let count = reader.read_until(b'\n', partial)?;
         if !partial.ends_with(b"\n") {
             if count == 0 {
-                return Ok(());
+                return Ok(None);
             }
             continue;
         }
@@ -242,7 +279,7 @@ fn lines(
         partial.clear();
         // A damaged line hides itself, not the rest of the log.
         if let Some(record) = Record::parse(&line) {
-            each(record)?;
+            return Ok(Some(record));
         }
     }
 }
