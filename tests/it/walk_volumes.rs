@@ -62,6 +62,37 @@ resolv.conf
     });
 }
 
+/// A database takes its volume for itself: another id, no permission for others, or none at all.
+#[test]
+fn a_volume_that_its_owner_may_not_list_is_used_again() {
+    for_all_users(|who, home| {
+        let run = |volume: &str, script: &str| {
+            let words = ["run", "--rm", "--network", "none", "-v", volume, "bb:1"];
+            home.rrun(&[&words[..], &["sh", "-c", script]].concat())
+                .ok()
+        };
+        run("own:/etc", "true");
+        // An ordinary user without a range has no other id to give it to.
+        run(
+            "own:/v",
+            "rm /v/passwd; echo x >/v/mine; chown 101:101 /v 2>/dev/null; chmod 700 /v",
+        );
+        let seen = "cat /etc/mine; test -e /etc/passwd || echo not filled again";
+        assert_eq!(run("own:/etc", seen), "x\nnot filled again\n", "{who}");
+        run("own:/v", "chmod 0 /v");
+        assert_eq!(run("own:/etc", seen), "x\nnot filled again\n", "{who}");
+        run("own:/v", "rm -r /v/*; chmod 0 /v");
+        let refilled = run("own:/etc", "ls -d /etc/passwd");
+        assert_eq!(refilled, "/etc/passwd\n", "{who}");
+        run(
+            "own:/v",
+            "mkdir -p /v/a/b; chmod 0 /v/a/b; chmod 0 /v/a; chmod 0 /v",
+        );
+        assert_eq!(home.rrun(&["volume", "rm", "own"]).ok(), "own\n", "{who}");
+        assert_eq!(home.rrun(&["volume", "ls", "-q"]).ok(), "", "{who}");
+    });
+}
+
 fn removed_volumes(who: &str, home: &Home) {
     assert_eq!(home.rrun(&["volume", "rm", "vol1"]).ok(), "vol1\n", "{who}");
     home.rrun(&["volume", "rm", "vol1"])

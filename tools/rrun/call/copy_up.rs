@@ -82,8 +82,8 @@ fn parts(path: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Copies what the image has at `path` into the empty directory `volume`; a path that is not a
-/// directory in the image leaves it empty.
+/// Copies what the image has at `path` into the directory `volume` if that is empty; a path that is
+/// not a directory in the image leaves it empty.
 pub(crate) fn fill(
     union: &Union,
     path: &str,
@@ -99,9 +99,23 @@ pub(crate) fn fill(
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let dir = openat(CWD, volume, flags, Mode::empty()).map_err(|error| failed(path, error))?;
+    if !is_empty(&dir).map_err(|error| failed(path, error))? {
+        return Ok(());
+    }
     let copy = Copy { union, owners };
     copy.children(ino, dir.as_fd(), 0)?;
     copy.dress_fd(&dir, &attr)
+}
+
+fn is_empty(dir: &OwnedFd) -> rustix::io::Result<bool> {
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 struct Copy<'u> {

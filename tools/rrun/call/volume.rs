@@ -103,12 +103,21 @@ pub(crate) fn fill(
     point: &MountPoint,
 ) -> Result<(), Failure> {
     let data = Path::new(&point.source);
-    let mut entries = fs::read_dir(data)
-        .map_err(|error| Failure::of(&format!("could not list {}", data.display()), &error))?;
-    if entries.next().is_some() {
-        return Ok(());
-    }
-    if !environment.is_real_root && matches!(config.id_map, IdMap::Range { .. }) {
+    let ranged = matches!(config.id_map, IdMap::Range { .. });
+    let within = match fs::read_dir(data).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => ranged,
+        Ok(false) => return Ok(()),
+        // A container has given it to another id of ours, or taken the permission: only root of a
+        // namespace with those ids can tell whether it is empty.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => true,
+        Err(error) => {
+            return Err(Failure::of(
+                &format!("could not list {}", data.display()),
+                &error,
+            ));
+        }
+    };
+    if within && !environment.is_real_root {
         let argv = Parts::of_self()?.fill(container, &point.destination, data);
         return helper(&config.id_map, &argv);
     }
@@ -382,12 +391,12 @@ fn helper(map: &IdMap, argv: &[std::ffi::OsString]) -> Result<(), Failure> {
     }
 }
 
-/// Removes a volume; files of other ids in a container's range go by its eyes.
+/// Removes a volume; what only a container's ids may list or remove goes by its eyes.
 fn remove(environment: &Environment, name: &str) -> Result<(), Failure> {
     let dir = volumes_dir(environment).join(name);
     if let Err(error) = fs::remove_dir_all(&dir) {
         let map = super::create::id_map(environment);
-        if matches!(map, IdMap::Range { .. }) {
+        if !matches!(map, IdMap::Root) {
             let argv = Parts::of_self()?.remove_tree(&dir);
             helper(&map, &argv)?;
         }
