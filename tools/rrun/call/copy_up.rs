@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rrun_core::{Attr, Errno, FileType, Name};
+use rrun_runner::IdMap;
 use rrun_union::{Ino, Union};
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid, chownat, mkdirat, openat, symlinkat,
@@ -30,6 +31,16 @@ pub(crate) enum Owners {
     Kept,
     /// Ours: there is nobody else.
     Ours,
+}
+
+impl Owners {
+    /// Who owns them where `map` holds.
+    pub(crate) fn of(map: &IdMap) -> Self {
+        match map {
+            IdMap::Root | IdMap::Range { .. } => Self::Kept,
+            IdMap::Squash | IdMap::Single { .. } => Self::Ours,
+        }
+    }
 }
 
 fn failed(action: &str, errno: impl std::fmt::Display) -> Failure {

@@ -330,11 +330,8 @@ fn fill_main(argv: &[OsString]) -> Result<(), Failure> {
     };
     let config = ContainerConfig::load(Path::new(dir))?;
     let (union, _lease) = ground::read_only(Path::new(dir), &config)?;
-    let owners = match config.id_map {
-        IdMap::Root | IdMap::Range { .. } => copy_up::Owners::Kept,
-        IdMap::Squash | IdMap::Single { .. } => copy_up::Owners::Ours,
-    };
     let target = target.to_string_lossy();
+    let owners = copy_up::Owners::of(&config.id_map);
     copy_up::fill(&union, &target, Path::new(volume), owners)
 }
 

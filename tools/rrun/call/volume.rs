@@ -103,9 +103,8 @@ pub(crate) fn fill(
     point: &MountPoint,
 ) -> Result<(), Failure> {
     let data = Path::new(&point.source);
-    let ranged = matches!(config.id_map, IdMap::Range { .. });
     let within = match fs::read_dir(data).map(|mut entries| entries.next().is_none()) {
-        Ok(true) => ranged,
+        Ok(true) => matches!(config.id_map, IdMap::Range { .. }),
         Ok(false) => return Ok(()),
         // A container has given it to another id of ours, or taken the permission: only root of a
         // namespace with those ids can tell whether it is empty.
@@ -121,12 +120,8 @@ pub(crate) fn fill(
         let argv = Parts::of_self()?.fill(container, &point.destination, data);
         return helper(&config.id_map, &argv);
     }
-    let owners = match config.id_map {
-        IdMap::Root => Owners::Kept,
-        IdMap::Range { .. } | IdMap::Squash | IdMap::Single { .. } => Owners::Ours,
-    };
     let (union, _lease) = ground::read_only(container, config)?;
-    copy_up::fill(&union, &point.destination, data, owners)
+    copy_up::fill(&union, &point.destination, data, Owners::of(&config.id_map))
 }
 
 /// A new volume without a name of its own.
