@@ -71,14 +71,14 @@ impl<'a> Terminal<'a> {
         self.keys(&["Enter"]);
     }
 
-    /// Waits until a whole line of the screen is `text`, but for the prompt that a slow shell puts
-    /// before what it finds typed already.
+    /// Waits until a whole line of the screen is `text`, but for the prompt that is before what a
+    /// slow shell finds typed already, and before what comes while one types.
     #[track_caller]
     fn shows(&self, text: &str) {
         let began = Instant::now();
         loop {
             let screen = self.tmux(&["capture-pane", "-p", "-S", "-"]);
-            let shown = |line: &str| line.trim_start_matches("# ").trim_end() == text;
+            let shown = |line: &str| line.trim_start_matches(['/', '#', ' ']).trim_end() == text;
             if screen.lines().any(shown) {
                 return;
             }
@@ -114,12 +114,15 @@ fn a_shell_in_a_container_is_as_one_outside() {
             "in-2",
         );
         terminal.says("stty size", "30 100");
-        terminal.line("sleep 300; echo not-$((1+1))");
-        std::thread::sleep(Duration::from_millis(300));
+        // A job that speaks has the terminal.
+        let job = |number: u8| {
+            let words = format!("sh -c 'echo job-$((1+{number})); exec sleep 300'");
+            terminal.says(&words, &format!("job-{}", 1 + number));
+        };
+        job(1);
         terminal.keys(&["C-c"]);
         terminal.says("echo interrupted-$((100+30))", "interrupted-130");
-        terminal.line("sleep 400");
-        std::thread::sleep(Duration::from_millis(300));
+        job(2);
         terminal.keys(&["C-z"]);
         terminal.says("jobs | grep -c Stopped", "1");
         terminal.says(
@@ -127,17 +130,20 @@ fn a_shell_in_a_container_is_as_one_outside() {
             "waited-2",
         );
         terminal.tmux(&["resize-window", "-x", "120", "-y", "40"]);
-        std::thread::sleep(Duration::from_millis(300));
-        terminal.says("stty size", "40 120");
+        terminal.says(
+            "until stty size | grep '40 120'; do sleep 1; done",
+            "40 120",
+        );
         // The end of input is the shell's own until a command runs.
         terminal.says("echo reads-$((1+1)); cat; echo end-$((1+1))", "reads-2");
         terminal.keys(&["C-d"]);
         terminal.shows("end-2");
         terminal.keys(&["C-p", "C-q"]);
+        // What is typed at once may be read together with the keys, and be gone.
+        terminal.shows("read escape sequence");
         terminal.says("echo outside-$((1+1))", "outside-2");
         terminal.says("rrun ps --format '{{.Names}}-{{.State}}'", "tm-running");
         terminal.line("rrun attach tm; echo code-$?");
-        std::thread::sleep(Duration::from_millis(300));
         terminal.says("echo again-$((40+2))", "again-42");
         terminal.line("exit 7");
         terminal.shows("code-7");
